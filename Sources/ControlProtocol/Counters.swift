@@ -60,7 +60,8 @@ package struct RequestCounters: Codable, Sendable, Equatable {
     package var total: UInt64 { user + prefetchReadahead + cleaner }
 }
 
-/// Bytes moved since the last reset.
+/// Bytes moved since the last reset. Whoever shows them rounds each up to 4 KiB blocks, and adds
+/// up totals from the rounded numbers.
 package struct BlockCounters: Codable, Sendable, Equatable {
     /// Cleaner and prefetch are not in here, but have counters of their own below.
     package var coreReads: UInt64
@@ -92,12 +93,6 @@ package struct BlockCounters: Codable, Sendable, Equatable {
         self.cleanerCacheReads = cleanerCacheReads
         self.cleanerCoreWrites = cleanerCoreWrites
     }
-
-    package var coreTotal: UInt64 { coreReads + coreWrites + prefetchCoreReads + cleanerCoreWrites }
-    package var cacheTotal: UInt64 {
-        cacheReads + cacheWrites + prefetchCacheWrites + cleanerCacheReads
-    }
-    package var exportedTotal: UInt64 { exportedReads + exportedWrites }
 }
 
 /// Requests to a device that failed, since the last reset.
