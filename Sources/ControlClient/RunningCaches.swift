@@ -1,4 +1,4 @@
-package import ControlProtocol
+import ControlProtocol
 import Glibc
 
 /// The caches of this machine that have a server, found by their sockets.
