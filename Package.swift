@@ -42,10 +42,11 @@ let controlPlane: [Target] = [
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
         ], swiftSettings: house),
+    .target(name: "CSpawn"),
     .target(
         name: "CasadmCore",
         dependencies: [
-            "ControlProtocol", "ControlClient", "CacheFormat",
+            "ControlProtocol", "ControlClient", "CacheFormat", "CSpawn",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
         ], swiftSettings: house),
 ]
