@@ -39,7 +39,7 @@ enum HelpText {
         let short = option.short.map { "-\($0)" } ?? ""
         let name = (["--\(option.long)", option.argumentText].compactMap(\.self))
             .joined(separator: " ")
-        return indent + short.padded(to: 4) + name.padded(to: 32) + option.summary
+        return indent + short.padded(to: 4) + name.padded(to: 33) + option.summary
     }
 }
 

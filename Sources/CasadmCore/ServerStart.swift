@@ -6,10 +6,11 @@ import Glibc
 /// Starts the server of a cache and waits until it is ready.
 struct ServerStart {
     let session: Session
+    /// A path, or a name to look for.
+    var program = "casd"
 
     /// Environment variable that names another directory for the log.
     static let logDirectoryOverride = "UBLK_CAS_LOG_DIR"
-    private static let program = "casd"
 
     /// Returns what the server says about itself; fails where it could not be started or ended
     /// without a word.
@@ -57,11 +58,11 @@ struct ServerStart {
 
     /// Beside this program, else wherever PATH leads.
     private func programPath() -> String {
-        guard let own = Devices.resolved("/proc/self/exe"),
+        guard !program.contains("/"), let own = Devices.resolved("/proc/self/exe"),
             let slash = own.lastIndex(of: "/")
-        else { return Self.program }
-        let beside = own[...slash] + Self.program
-        return access(String(beside), X_OK) == 0 ? String(beside) : Self.program
+        else { return program }
+        let beside = own[...slash] + program
+        return access(String(beside), X_OK) == 0 ? String(beside) : program
     }
 
     private func openLog() -> (path: String, descriptor: Int32) {
