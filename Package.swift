@@ -41,16 +41,19 @@ let controlPlane: [Target] = [
             "ControlProtocol",
             .product(name: "AsyncHTTPClient", package: "async-http-client"),
             .product(name: "NIOCore", package: "swift-nio"),
+            .product(name: "NIOHTTP1", package: "swift-nio"),
+        ], swiftSettings: house),
+    .target(name: "CSpawn"),
+    .target(
+        name: "CasadmCore",
+        dependencies: [
+            "ControlProtocol", "ControlClient", "CacheFormat", "CSpawn",
+            .product(name: "ArgumentParser", package: "swift-argument-parser"),
         ], swiftSettings: house),
 ]
 
 let programs: [Target] = [
-    .executableTarget(
-        name: "casadm",
-        dependencies: [
-            "ControlProtocol", "ControlClient", "CLinux",
-            .product(name: "ArgumentParser", package: "swift-argument-parser"),
-        ], swiftSettings: house),
+    .executableTarget(name: "casadm", dependencies: ["CasadmCore"], swiftSettings: house),
     .executableTarget(
         name: "casd",
         dependencies: [
@@ -100,7 +103,7 @@ let package = Package(
         tests("CacheEngineTests", ["CacheEngine", "CacheFormat"]),
         tests("CacheRuntimeTests", ["CacheRuntime", "CacheEngine", "CacheFormat", "CLinux"]),
         tests("ControlPlaneTests", ["ControlPlane", "ControlProtocol"]),
-        tests("CasadmTests", ["casadm", "ControlProtocol"]),
+        tests("CasadmTests", ["CasadmCore", "ControlClient", "ControlProtocol", "CacheFormat"]),
         tests("SimulatorTests", ["Simulator", "CacheEngine"]),
         tests("TidyTests", []),
     ]
