@@ -13,10 +13,11 @@ let dataPlane: [Target] = [
     .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
     .target(name: "CBytes"),
     .target(name: "CLinux"),
+    .target(name: "CSpin"),
     .target(name: "Uring", dependencies: ["CLiburing", "CLinux"], swiftSettings: house),
     .target(name: "Ublk", dependencies: ["Uring", "CLinux"], swiftSettings: house),
     .target(name: "CacheFormat", dependencies: ["CBytes"], swiftSettings: house),
-    .target(name: "CacheEngine", dependencies: ["CacheFormat", "CBytes"], swiftSettings: house),
+    .target(name: "CacheEngine", dependencies: ["CacheFormat", "CBytes", "CSpin"], swiftSettings: house),
     .target(
         name: "CacheRuntime", dependencies: ["CacheEngine", "CacheFormat", "Ublk", "Uring", "CLinux"],
         swiftSettings: house),
