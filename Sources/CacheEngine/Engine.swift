@@ -33,6 +33,8 @@ package struct Engine: ~Copyable {
     var requests: SlotPool<RequestSlot>
     var parts: SlotPool<Part>
     var commands: CommandQueue
+    /// The slot whose last command was taken and may not have been carried out yet.
+    private var takenSlot = noSlot
     var parkedFirst = noSlot
     var parkedLast = noSlot
     var discards = DiscardList()
@@ -138,8 +140,21 @@ extension Engine {
 
     /// The next thing to do; nil when there is nothing at the moment.
     package mutating func nextCommand() -> Command? {
+        if takenSlot != noSlot { releaseTakenSlot() }
         if commands.count == 0 { pump() }
-        return commands.popFirst()
+        guard let command = commands.popFirst() else { return nil }
+        if command.kind == .releaseSlot || command.kind == .answer && !command.keepsBuffer {
+            takenSlot = command.slot
+        }
+        return command
+    }
+
+    /// The command that ended the use of a slot was carried out: its taker came for the next one.
+    ///
+    /// Not earlier: the slot names a request to the taker until then.
+    private mutating func releaseTakenSlot() {
+        requests.release(takenSlot)
+        takenSlot = noSlot
     }
 
     /// Background work that goes on when the foreground has nothing queued: a bounded piece.
@@ -282,10 +297,7 @@ extension Engine {
         command.result = request.pointee.result
         command.keepsBuffer = request.pointee.partsInUse > 0
         commands.append(command)
-        if !command.keepsBuffer {
-            requests.release(slot)
-            return
-        }
+        if !command.keepsBuffer { return }
         // The data read from the core is in the buffer: now it may go on into the cache.
         var index = request.pointee.firstPart
         while index != noSlot {
@@ -306,7 +318,6 @@ extension Engine {
         var command = Command(.releaseSlot)
         command.slot = slot
         commands.append(command)
-        requests.release(slot)
     }
 
     private func unlink(_ index: UInt32, from request: UnsafeMutablePointer<RequestSlot>) {
