@@ -48,7 +48,7 @@ int ucas_block_discard(int fd, uint64_t offset, uint64_t length) {
 uint32_t ucas_device_major(uint64_t device) { return major(device); }
 uint32_t ucas_device_minor(uint64_t device) { return minor(device); }
 
-int ucas_event_create(void) { return result(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
+int ucas_event_create(void) { return result(eventfd(0, EFD_CLOEXEC)); }
 
 int ucas_pin_thread(uint32_t cpu) {
     cpu_set_t set;

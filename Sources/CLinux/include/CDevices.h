@@ -25,7 +25,7 @@ int ucas_block_discard(int fd, uint64_t offset, uint64_t length);
 uint32_t ucas_device_major(uint64_t device);
 uint32_t ucas_device_minor(uint64_t device);
 
-// A nonblocking event counter.
+// An event counter. It blocks: a ring that reads it waits for it instead of failing.
 int ucas_event_create(void);
 
 // Binds the calling thread to one CPU.
