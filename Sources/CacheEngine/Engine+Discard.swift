@@ -24,7 +24,8 @@ struct DiscardList {
     }
 }
 
-/// Discard: first the core, then every granule inside the range is dropped, dirty or not.
+/// Discard: first the core, then every granule inside the range is dropped, dirty or not (dirty
+/// ones stay if the core cannot discard).
 ///
 /// The order matters: dropped first, a crash before the core's discard would bring back what the
 /// core had before the dirty data. Afterwards, whatever a crash leaves is content the range had
@@ -112,10 +113,14 @@ extension Engine {
     /// Drops the range's granules that lie in one set; false if a line is in use and the part waits.
     private mutating func dropRange(_ index: UInt32, _ request: Request, set: UInt32) -> Bool {
         let access = SetAccess(shared, set, counters)
+        let canDiscard = shared.cores[Int(request.core)].canDiscard
         access.sidecar.lock()
         if access.sidecar.occupied > 0 {
             for way in 0..<SetPageLayout.ways where access.holds(way, core: request.core) {
-                let dropped = granules(of: access.page.identity(way).line, in: request)
+                var dropped = granules(of: access.page.identity(way).line, in: request)
+                // The core cannot discard: under dirty data it still has what was there before,
+                // and a read must not go back to that.
+                if !canDiscard { dropped &= ~access.page.state(way).dirty }
                 if dropped == 0 { continue }
                 guard access.sidecar.uses[way].canBecomeExclusive else {
                     parts[index].pointee.set = set
