@@ -33,8 +33,6 @@ package struct Engine: ~Copyable {
     var requests: SlotPool<RequestSlot>
     var parts: SlotPool<Part>
     var commands: CommandQueue
-    /// The slot whose last command was taken and may not have been carried out yet.
-    private var takenSlot = noSlot
     var parkedFirst = noSlot
     var parkedLast = noSlot
     var discards = DiscardList()
@@ -140,21 +138,8 @@ extension Engine {
 
     /// The next thing to do; nil when there is nothing at the moment.
     package mutating func nextCommand() -> Command? {
-        if takenSlot != noSlot { releaseTakenSlot() }
         if commands.count == 0 { pump() }
-        guard let command = commands.popFirst() else { return nil }
-        if command.kind == .releaseSlot || command.kind == .answer && !command.keepsBuffer {
-            takenSlot = command.slot
-        }
-        return command
-    }
-
-    /// The command that ended the use of a slot was carried out: its taker came for the next one.
-    ///
-    /// Not earlier: the slot names a request to the taker until then.
-    private mutating func releaseTakenSlot() {
-        requests.release(takenSlot)
-        takenSlot = noSlot
+        return commands.popFirst()
     }
 
     /// Background work that goes on when the foreground has nothing queued: a bounded piece.
@@ -297,7 +282,10 @@ extension Engine {
         command.result = request.pointee.result
         command.keepsBuffer = request.pointee.partsInUse > 0
         commands.append(command)
-        if !command.keepsBuffer { return }
+        if !command.keepsBuffer {
+            requests.release(slot)
+            return
+        }
         // The data read from the core is in the buffer: now it may go on into the cache.
         var index = request.pointee.firstPart
         while index != noSlot {
@@ -318,6 +306,7 @@ extension Engine {
         var command = Command(.releaseSlot)
         command.slot = slot
         commands.append(command)
+        requests.release(slot)
     }
 
     private func unlink(_ index: UInt32, from request: UnsafeMutablePointer<RequestSlot>) {
