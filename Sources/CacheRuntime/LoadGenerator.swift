@@ -21,6 +21,11 @@ package struct LoadPattern: Sendable {
     package var flushInterval: UInt64 = 0
 
     package init() {}
+
+    /// The first 8-byte word of a block after its `version`th write; the following ones count up.
+    package func firstWord(block: Int, version: UInt32) -> UInt64 {
+        (UInt64(block) << 32 | UInt64(version)) &* 0xD6E8_FEB8_6659_FD93 ^ seed
+    }
 }
 
 /// How far a load is; written by its worker, read by anybody.
@@ -205,15 +210,9 @@ extension LoadFront {
 // MARK: - Content
 
 extension LoadFront {
-    /// What every 8-byte word of a block must be, before its own number is mixed in.
-    private func base(_ block: Int, _ version: UInt32) -> UInt64 {
-        version == 0
-            ? 0 : (UInt64(block) << 32 | UInt64(version)) &* 0xD6E8_FEB8_6659_FD93 ^ pattern.seed
-    }
-
     private func mark(_ buffer: UInt32) {
         let request = issued[Int(buffer)]
-        let base = base(request.block, request.version)
+        let base = pattern.firstWord(block: request.block, version: request.version)
         let words = buffers.address(buffer).assumingMemoryBound(to: UInt64.self)
         for index in 0..<Int(pattern.requestSectors) * 64 { words[index] = base &+ UInt64(index) }
     }
@@ -222,7 +221,7 @@ extension LoadFront {
     private func matches(_ buffer: UInt32) -> Bool {
         let block = issued[Int(buffer)].block
         let version = blocks[block].version
-        let base = base(block, version)
+        let base = pattern.firstWord(block: block, version: version)
         let words = buffers.address(buffer).assumingMemoryBound(to: UInt64.self)
         for index in 0..<Int(pattern.requestSectors) * 64 {
             if words[index] != (version == 0 ? 0 : base &+ UInt64(index)) { return false }

@@ -72,11 +72,21 @@ import Testing
 
     @Test func aFlushBringsTheCoreUpToDate() throws {
         let (run, files) = try makeRun(.writeBack, workers: 2, setCount: 20)
-        let patterns = patterns(workers: 2, requests: 3000, sectors: 8, readPercent: 20, seed: 6)
+        var patterns = patterns(workers: 2, requests: 2000, sectors: 8, readPercent: 0, seed: 6)
+        for index in patterns.indices { patterns[index].isSequential = true }
+        for index in patterns.indices { patterns[index].flushInterval = 0 }
         _ = try run.run(patterns, flushes: true)
         #expect(run.shared.sum(.dirtyLines, core: LoadRun.coreID) == 0)
-        #expect(run.shared.sum(.coreWriteBytes, core: LoadRun.coreID) > 0)
+        #expect(run.shared.sum(.cleanerCoreWriteBytes, core: LoadRun.coreID) == 4000 * 4096)
         run.shared.checkInvariants(quiescent: true)
-        withExtendedLifetime(files) {}
+        for pattern in patterns {
+            for block in stride(from: 0, to: 2000, by: 7) {
+                let place = Int(pattern.firstSector) * 512 + block * 4096
+                let bytes = files[1].peek(4096, at: place)
+                let words = bytes.withUnsafeBytes { Array($0.bindMemory(to: UInt64.self)) }
+                let first = pattern.firstWord(block: block, version: 1)
+                #expect(words == (0..<512).map { first &+ UInt64($0) }, "block \(block)")
+            }
+        }
     }
 }
