@@ -6,6 +6,7 @@ import Glibc
 struct Runner {
     let session: Session
     let format: OutputFormat
+    var serverProgram = "casd"
 
     func run(_ request: Request) async throws(Failure) -> Answer {
         switch request {

@@ -6,7 +6,8 @@ extension Runner {
         var options = options
         options.cacheDevice = try Devices.checked(options.cacheDevice)
         let attempt = "Error inserting cache \(options.cacheID ?? RunningCaches.firstFreeID())"
-        let readiness = try ServerStart(session: session).run(options)
+        let readiness = try ServerStart(session: session, program: serverProgram)
+            .run(options)
         guard readiness.ok, let id = readiness.cacheID else {
             if await isCache(options.cacheDevice) {
                 throw Failure(
