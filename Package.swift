@@ -13,10 +13,11 @@ let dataPlane: [Target] = [
     .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
     .target(name: "CBytes"),
     .target(name: "CLinux"),
+    .target(name: "CSpin"),
     .target(name: "Uring", dependencies: ["CLiburing", "CLinux"], swiftSettings: house),
     .target(name: "Ublk", dependencies: ["Uring", "CLinux"], swiftSettings: house),
     .target(name: "CacheFormat", dependencies: ["CBytes"], swiftSettings: house),
-    .target(name: "CacheEngine", dependencies: ["CacheFormat", "CBytes"], swiftSettings: house),
+    .target(name: "CacheEngine", dependencies: ["CacheFormat", "CBytes", "CSpin"], swiftSettings: house),
     .target(
         name: "CacheRuntime", dependencies: ["CacheEngine", "CacheFormat", "Ublk", "Uring", "CLinux"],
         swiftSettings: house),
@@ -30,9 +31,12 @@ let controlPlane: [Target] = [
         name: "ControlPlane",
         dependencies: [
             "ControlProtocol", "CacheRuntime", "CacheEngine", "CacheFormat", "Ublk", "CLinux",
+            "CSpawn",
             .product(name: "Hummingbird", package: "hummingbird"),
             .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             .product(name: "Logging", package: "swift-log"),
+            .product(name: "HTTPTypes", package: "swift-http-types"),
+            .product(name: "NIOCore", package: "swift-nio"),
         ], swiftSettings: house),
     .target(
         name: "ControlClient",
@@ -89,6 +93,7 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+        .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
         .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.0"),
         .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),

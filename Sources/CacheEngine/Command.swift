@@ -35,10 +35,10 @@ package struct Command: Equatable, Sendable {
         case readCache, writeCache, flushCache
         case readCore, writeCore, flushCore, discardCore
         /// Answer the request in `slot` with `result` (0 or -errno). Not completed back.
-        /// With `keepsBuffer` the request's buffer stays in use until `releaseBuffer`; the contents
-        /// must not change until then.
+        /// With `keepsBuffer` slot and buffer stay in use, the buffer's content unchanged, until
+        /// `releaseSlot`; without, the engine is through with both.
         case answer
-        /// The request's slot and buffer are no longer used by anybody.
+        /// An answered request's slot and buffer are no longer used. Not completed back.
         case releaseSlot
         /// Tell worker `worker` that something in set `deviceOffset` was released
         /// (its `setReleased` is to be called). Not completed back.

@@ -1,4 +1,5 @@
 #ifndef UBLK_CAS_CLINUX_H
 #define UBLK_CAS_CLINUX_H
 // What Swift cannot import from the C library or an older kernel's headers.
+#include "CDevices.h"
 #endif

@@ -1,0 +1,40 @@
+#ifndef UBLK_CAS_CDEVICES_H
+#define UBLK_CAS_CDEVICES_H
+// Block devices, threads and events: calls and constants that Swift's Glibc module leaves out.
+// Functions return a value >= 0 or -errno.
+#include <stdint.h>
+
+// Opens read-write, closed on exec; `direct` bypasses the page cache, `exclusive` claims a block
+// device as a mounted filesystem would.
+int ucas_open_device(const char *path, int direct, int exclusive);
+// Opens a block device read-only as `exclusive` says: -EBUSY when somebody has claimed it.
+int ucas_open_read_only(const char *path, int exclusive);
+
+struct ucas_block_limits {
+    uint64_t bytes;
+    uint32_t logical_block_bytes;
+    uint32_t physical_block_bytes;
+    uint32_t io_min_bytes;
+    uint32_t io_opt_bytes;
+    uint32_t is_rotational;
+};
+int ucas_block_limits(int fd, struct ucas_block_limits *limits);
+// BLKDISCARD: `offset` and `length` in bytes.
+int ucas_block_discard(int fd, uint64_t offset, uint64_t length);
+
+uint32_t ucas_device_major(uint64_t device);
+uint32_t ucas_device_minor(uint64_t device);
+
+// An event counter. It blocks: a ring that reads it waits for it instead of failing.
+int ucas_event_create(void);
+
+// Binds the calling thread to one CPU.
+int ucas_pin_thread(uint32_t cpu);
+// Names the calling thread: at most 15 bytes.
+int ucas_name_thread(const char *name);
+// Writes the numbers of the CPUs this process may use; returns how many there are.
+int ucas_allowed_cpus(uint32_t *cpus, uint32_t capacity);
+
+// Raises the limit of open files as far as this process may.
+int ucas_raise_file_limit(void);
+#endif

@@ -1,0 +1,54 @@
+/// What is counted for each core, with Open CAS's meaning (its `-P` shows them).
+///
+/// Requests are counted once, when they are started; blocks are byte sums, rounded by whoever
+/// prints them.
+package enum Counter: Int, CaseIterable, Sendable {
+    case readTotal, readPartialMisses, readFullMisses, readDeferred
+    case writeTotal, writePartialMisses, writeFullMisses, writeDeferred
+    case passThroughReads, passThroughWrites
+    case cleanerRequests
+    case coreReadBytes, coreWriteBytes, cacheReadBytes, cacheWriteBytes
+    case exportedReadBytes, exportedWriteBytes
+    case cleanerCacheReadBytes, cleanerCoreWriteBytes
+    case cacheReadErrors, cacheWriteErrors, coreReadErrors, coreWriteErrors
+    // Not resettable: what the core holds in the cache, as differences a worker contributed.
+    case occupiedLines, dirtyLines
+    // Not resettable: progress of writes, for deciding what a FLUSH must flush.
+    case cacheWritesDone, directWritesDone
+
+    package static let first = Counter.readTotal
+    package static let firstKept = Counter.occupiedLines
+}
+
+/// The counters of one worker, a row of `Counter.allCases.count` words for each core id.
+///
+/// Only its worker writes; others read with relaxed loads and add up. Differences may be negative
+/// in one worker (it evicted what another one inserted): sums wrap around to the right answer.
+package struct WorkerCounters: @unchecked Sendable {
+    static let rowWords = 32
+    @usableFromInline let words: UnsafeMutablePointer<UInt64>
+
+    init(words: UnsafeMutablePointer<UInt64>) {
+        precondition(Counter.allCases.count <= Self.rowWords)
+        self.words = words
+    }
+
+    @inline(__always) func add(_ counter: Counter, _ core: UInt16, _ amount: UInt64 = 1) {
+        words[Int(core) * Self.rowWords + counter.rawValue] &+= amount
+    }
+
+    @inline(__always) func subtract(_ counter: Counter, _ core: UInt16, _ amount: UInt64 = 1) {
+        words[Int(core) * Self.rowWords + counter.rawValue] &-= amount
+    }
+
+    package func value(_ counter: Counter, _ core: UInt16) -> UInt64 {
+        words[Int(core) * Self.rowWords + counter.rawValue]
+    }
+
+    /// Zeroes what `casadm -Z` zeroes. A count made at the same instant may be lost.
+    func reset(core: UInt16) {
+        for counter in Counter.allCases where counter.rawValue < Counter.firstKept.rawValue {
+            words[Int(core) * Self.rowWords + counter.rawValue] = 0
+        }
+    }
+}

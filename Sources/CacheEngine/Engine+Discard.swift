@@ -1,0 +1,154 @@
+import CacheFormat
+
+/// Discards whose core part has ended and whose lines are being dropped.
+struct DiscardList {
+    var first = noSlot
+    var last = noSlot
+
+    func isEmpty() -> Bool { first == noSlot }
+
+    mutating func append(_ index: UInt32, _ parts: borrowing SlotPool<Part>) {
+        parts[index].pointee.phase = .discarding
+        parts[index].pointee.nextParked = noSlot
+        if last == noSlot { first = index } else { parts[last].pointee.nextParked = index }
+        last = index
+    }
+
+    mutating func popFirst(_ parts: borrowing SlotPool<Part>) -> UInt32? {
+        guard first != noSlot else { return nil }
+        let index = first
+        first = parts[index].pointee.nextParked
+        if first == noSlot { last = noSlot }
+        parts[index].pointee.nextParked = noSlot
+        return index
+    }
+}
+
+/// Discard: first the core, then every granule inside the range is dropped, dirty or not (dirty
+/// ones stay if the core cannot discard).
+///
+/// The order matters: dropped first, a crash before the core's discard would bring back what the
+/// core had before the dirty data. Afterwards, whatever a crash leaves is content the range had
+/// before, which is all a discard that was not answered may leave.
+///
+/// The walk is bounded a turn. A range of more extents than the cache has sets is walked set by
+/// set, so no discard costs more than one look at every way.
+extension Engine {
+    private static var stepsPerTurn: Int { 32 }
+
+    mutating func startDiscard(_ slot: UInt32) {
+        guard let index = parts.acquire() else {
+            preconditionFailure("submit counted the free parts")
+        }
+        let request = requests[slot]
+        request.pointee.mode = shared.effectiveMode
+        request.pointee.firstPart = index
+        request.pointee.partsBeforeAnswer = 1
+        request.pointee.partsInUse = 1
+        parts[index].pointee = Part()
+        parts[index].pointee.request = slot
+        // The part walks: `firstLine` is the next extent, or the next set.
+        let sectors = request.pointee.request
+        let firstExtent = sectors.startSector >> extentShift
+        let extentCount =
+            ((sectors.startSector + UInt64(sectors.sectorCount) - 1) >> extentShift) - firstExtent
+            + 1
+        let bySet = extentCount > UInt64(geometry.setCount)
+        parts[index].pointee.firstLine = bySet ? 0 : firstExtent
+        parts[index].pointee.lineCount = bySet ? 1 : 0
+        guard shared.cores[Int(sectors.core)].canDiscard else {
+            discards.append(index, parts)
+            return
+        }
+        var command = Command(.discardCore)
+        command.core = sectors.core
+        command.deviceOffset = sectors.startSector * 512
+        command.discardByteCount = UInt64(sectors.sectorCount) * 512
+        command.token = Token(
+            .request, slot: slot, generation: requests.generation(slot), isCore: true)
+        commands.append(command)
+    }
+
+    mutating func coreDiscardEnded(_ slot: UInt32, _ result: Int32) {
+        let index = requests[slot].pointee.firstPart
+        let core = requests[slot].pointee.request.core
+        counters.add(.directWritesDone, core)
+        if result < 0 {
+            counters.add(.coreWriteErrors, core)
+            partDone(index)
+            partReady(slot, result)
+            return
+        }
+        discards.append(index, parts)
+    }
+
+    mutating func continueDiscards() {
+        guard let index = discards.popFirst(parts) else { return }
+        let slot = parts[index].pointee.request
+        let request = requests[slot].pointee.request
+        let bySet = parts[index].pointee.lineCount == 1
+        let end =
+            bySet
+            ? UInt64(geometry.setCount)
+            : ((request.startSector + UInt64(request.sectorCount) - 1) >> extentShift) + 1
+        var steps = 0
+        while parts[index].pointee.firstLine < end {
+            guard steps < Self.stepsPerTurn else {
+                discards.append(index, parts)
+                return
+            }
+            let at = parts[index].pointee.firstLine
+            let set =
+                bySet
+                ? UInt32(at)
+                : setNumber(core: request.core, line: at * UInt64(geometry.linesPerExtent))
+            guard dropRange(index, request, set: set) else { return }  // Parked.
+            parts[index].pointee.firstLine += 1
+            steps += 1
+        }
+        partDone(index)
+        partReady(slot, 0)
+    }
+
+    /// Drops the range's granules that lie in one set; false if a line is in use and the part waits.
+    private mutating func dropRange(_ index: UInt32, _ request: Request, set: UInt32) -> Bool {
+        let access = SetAccess(shared, set, counters)
+        let canDiscard = shared.cores[Int(request.core)].canDiscard
+        access.sidecar.lock()
+        if access.sidecar.occupied > 0 {
+            for way in 0..<SetPageLayout.ways where access.holds(way, core: request.core) {
+                var dropped = granules(of: access.page.identity(way).line, in: request)
+                // The core cannot discard: under dirty data it still has what was there before,
+                // and a read must not go back to that.
+                if !canDiscard { dropped &= ~access.page.state(way).dirty }
+                if dropped == 0 { continue }
+                guard access.sidecar.uses[way].canBecomeExclusive else {
+                    parts[index].pointee.set = set
+                    park(index, access)
+                    access.sidecar.unlock()
+                    return false
+                }
+                access.invalidate(way, dropped)
+                access.releaseIfEmpty(way)
+            }
+        }
+        let waiters = takeWaiters(access)
+        access.sidecar.unlock()
+        wake(waiters, set: set)
+        return true
+    }
+
+    /// The granules of a line that lie wholly inside the request.
+    private func granules(of line: UInt64, in request: Request) -> UInt16 {
+        let start = line << lineShift
+        let end = start + 1 << lineShift
+        let from = max(start, request.startSector)
+        let to = min(end, request.startSector + UInt64(request.sectorCount))
+        guard from < to else { return 0 }
+        let granule = UInt64(1) << granuleShift
+        let first = (from - start + granule - 1) >> granuleShift
+        let last = (to - start) >> granuleShift
+        guard first < last else { return 0 }
+        return UInt16(truncatingIfNeeded: (UInt32(1) << UInt32(last)) - (UInt32(1) << UInt32(first)))
+    }
+}

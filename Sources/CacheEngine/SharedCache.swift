@@ -1,0 +1,204 @@
+package import CacheFormat
+import Synchronization
+
+/// What all workers of one cache share: the set table, its sidecars, the cores, the counters.
+///
+/// A bundle of pointers, cheap to copy. The set pages are the caller's memory (the memory image);
+/// everything else is allocated here, once, and freed by `deallocate`.
+///
+/// Who may change what: a set page and its sidecar only under the set's lock; a core's row only the
+/// control thread, while no request of that core is in the engine; counters only their worker.
+package struct SharedCache: @unchecked Sendable {
+    package static let coreCountMax = 4096
+    package static let workerCountMax = 63
+
+    package let geometry: Geometry
+    package let workerCount: Int
+    package let pages: UnsafeMutableRawPointer
+    let sidecars: UnsafeMutableRawPointer
+    let cores: UnsafeMutablePointer<CoreRow>
+    private let control: UnsafeMutablePointer<ControlWords>
+    private let counterWords: UnsafeMutablePointer<UInt64>
+    private let flushMarks: UnsafeMutablePointer<FlushMarks>
+
+    /// Takes the set pages as they are in `pages` (`geometry.setCount` × 4096 bytes, page aligned).
+    ///
+    /// The caller has checked every page. Cores must be added before their lines are `adopted`.
+    package init(geometry: Geometry, pages: UnsafeMutableRawPointer, workerCount: Int) {
+        precondition(workerCount > 0 && workerCount <= Self.workerCountMax)
+        self.geometry = geometry
+        self.workerCount = workerCount
+        self.pages = pages
+        let sidecarBytes = Int(geometry.setCount) * SetSidecar.byteCount
+        sidecars = .allocate(byteCount: sidecarBytes, alignment: 64)
+        sidecars.initializeMemory(as: UInt8.self, repeating: 0, count: sidecarBytes)
+        cores = .allocate(capacity: Self.coreCountMax)
+        for id in 0..<Self.coreCountMax { (cores + id).initialize(to: CoreRow()) }
+        flushMarks = .allocate(capacity: Self.coreCountMax)
+        for id in 0..<Self.coreCountMax { (flushMarks + id).initialize(to: FlushMarks()) }
+        control = .allocate(capacity: 1)
+        control.initialize(to: ControlWords())
+        // One block more than workers: the control thread counts what it evicts, too.
+        let wordCount = (workerCount + 1) * Self.coreCountMax * WorkerCounters.rowWords
+        counterWords = .allocate(capacity: wordCount)
+        counterWords.initialize(repeating: 0, count: wordCount)
+    }
+
+    /// Frees everything but the pages. No worker may be running.
+    package func deallocate() {
+        for id in 0..<Self.coreCountMax { cores[id].dirtyMap?.deallocate() }
+        sidecars.deallocate()
+        cores.deinitialize(count: Self.coreCountMax).deallocate()
+        control.deinitialize(count: 1).deallocate()
+        flushMarks.deinitialize(count: Self.coreCountMax).deallocate()
+        counterWords.deallocate()
+    }
+
+    @inline(__always) func flushed(_ core: UInt16) -> UnsafeMutablePointer<FlushMarks> {
+        flushMarks + Int(core)
+    }
+
+    @inline(__always) func page(_ set: UInt32) -> SetPageView {
+        SetPageView(base: pages + Int(set) * SetPageLayout.byteCount)
+    }
+
+    @inline(__always) func sidecar(_ set: UInt32) -> SetSidecar {
+        SetSidecar(sidecars + Int(set) * SetSidecar.byteCount)
+    }
+
+    /// The counters worker `index` writes; `workerCount` is the control thread's.
+    package func counters(_ index: Int) -> WorkerCounters {
+        precondition(index <= workerCount)
+        return WorkerCounters(
+            words: counterWords + index * Self.coreCountMax * WorkerCounters.rowWords)
+    }
+
+    /// A counter summed over the workers.
+    package func sum(_ counter: Counter, core: UInt16) -> UInt64 {
+        var total: UInt64 = 0
+        for index in 0...workerCount { total &+= counters(index).value(counter, core) }
+        return total
+    }
+
+    package func resetCounters(core: UInt16) {
+        for index in 0...workerCount { counters(index).reset(core: core) }
+    }
+
+    /// Bytes of memory besides the set pages.
+    package var sidecarByteCount: Int { Int(geometry.setCount) * SetSidecar.byteCount }
+}
+
+/// One core device as the engine knows it.
+package struct CoreRow {
+    package var isPresent = false
+    /// Whether a discard is worth sending to the core device.
+    package var canDiscard = false
+    package var coreOffset: UInt32 = 0
+    package var sectorCount: UInt64 = 0
+    package var dirtyMap: DirtyMap?
+}
+
+/// Single words that any thread reads and few write.
+private struct ControlWords: ~Copyable {
+    let mode = Atomic<UInt8>(EngineMode.writeThrough.rawValue)
+    /// While above 0, write-back writes are written through: somebody wants an end of dirty lines.
+    let freezeCount = Atomic<UInt32>(0)
+}
+
+/// What happens to writes and read misses.
+package enum EngineMode: UInt8, Sendable {
+    case writeThrough, writeBack, passThrough
+}
+
+extension SharedCache {
+    package var mode: EngineMode {
+        get {
+            guard let mode = EngineMode(rawValue: control.pointee.mode.load(ordering: .relaxed))
+            else { preconditionFailure("the mode word holds no mode") }
+            return mode
+        }
+        nonmutating set { control.pointee.mode.store(newValue.rawValue, ordering: .releasing) }
+    }
+
+    /// The mode a request that starts now is served in.
+    @inline(__always) var effectiveMode: EngineMode {
+        let mode = self.mode
+        if mode == .writeBack, control.pointee.freezeCount.load(ordering: .relaxed) > 0 {
+            return .writeThrough
+        }
+        return mode
+    }
+
+    package func freezeDirty() {
+        control.pointee.freezeCount.wrappingAdd(1, ordering: .acquiringAndReleasing)
+    }
+
+    package func thawDirty() {
+        let before = control.pointee.freezeCount.wrappingSubtract(
+            1, ordering: .acquiringAndReleasing)
+        precondition(before.oldValue > 0, "thawed more often than frozen")
+    }
+}
+
+// MARK: - Cores
+
+extension SharedCache {
+    /// Makes a core known. None of its lines may be in the table unless they are adopted next.
+    package func addCore(_ id: UInt16, coreOffset: UInt32, sectorCount: UInt64, canDiscard: Bool) {
+        precondition(id < Self.coreCountMax && !cores[Int(id)].isPresent && sectorCount > 0)
+        let extentSectors = UInt64(Geometry.extentBytes) / 512
+        cores[Int(id)] = CoreRow(
+            isPresent: true, canDiscard: canDiscard, coreOffset: coreOffset,
+            sectorCount: sectorCount,
+            dirtyMap: DirtyMap(extentCount: (sectorCount + extentSectors - 1) / extentSectors))
+    }
+
+    /// Forgets a core; `dropLines` has emptied it.
+    package func removeCore(_ id: UInt16) {
+        precondition(cores[Int(id)].isPresent)
+        precondition(sum(.occupiedLines, core: id) == 0, "a core is removed with lines in the cache")
+        cores[Int(id)].dirtyMap?.deallocate()
+        cores[Int(id)] = CoreRow()
+        flushed(id).pointee.cacheWrites.store(0, ordering: .releasing)
+        flushed(id).pointee.directWrites.store(0, ordering: .releasing)
+        for index in 0...workerCount {
+            let counters = counters(index)
+            for counter in Counter.allCases {
+                counters.words[Int(id) * WorkerCounters.rowWords + counter.rawValue] = 0
+            }
+        }
+    }
+
+    package func hasCore(_ id: UInt16) -> Bool { cores[Int(id)].isPresent }
+
+    package func dirtyMap(_ id: UInt16) -> DirtyMap? { cores[Int(id)].dirtyMap }
+
+    @inline(__always) func dirtyMapOfPresent(_ id: UInt16) -> DirtyMap {
+        guard let map = cores[Int(id)].dirtyMap else {
+            preconditionFailure("core \(id) has lines but no dirty map")
+        }
+        return map
+    }
+
+    /// Drops lines of a core, dirty ones too: the caller has flushed or was told to lose them.
+    ///
+    /// Takes one set at a time; no request of the core may be in the engine, but others go on.
+    /// False if a line was still in use (the tail of a fill): call again a little later.
+    package func dropLines(core: UInt16) -> Bool {
+        var complete = true
+        for set in 0..<UInt32(geometry.setCount) {
+            let access = SetAccess(self, set, counters: workerCount)
+            access.sidecar.lock()
+            for way in 0..<SetPageLayout.ways where access.holds(way, core: core) {
+                guard access.sidecar.uses[way].isIdle else {
+                    complete = false
+                    continue
+                }
+                access.discardState(way)
+                access.release(way)
+            }
+            access.sidecar.unlock()
+        }
+        return complete
+    }
+}

@@ -1,0 +1,100 @@
+/// What happens to a worker from outside its engine.
+package enum TurnEvent {
+    /// A request was fetched; `origin` is the backend's own name for it (device, tag).
+    case request(Request, origin: UInt64)
+    /// A command with this token ended.
+    case completion(Token, result: Int32)
+    /// Another worker released something in this set.
+    case setReleased(UInt32)
+    case beginFlush(core: UInt16)
+    case cancelFlush(core: UInt16)
+}
+
+/// What a turn needs of the world: the product has rings and ublk queues, the simulator an agenda.
+package protocol TurnBackend: ~Copyable {
+    /// The next thing that happened, nil if nothing has. With `acceptsRequests` false no request
+    /// may be given; it is kept for a later turn.
+    mutating func nextEvent(acceptsRequests: Bool) -> TurnEvent?
+    /// The engine took the request of `origin` and calls it, and its buffer, `slot` from now on.
+    mutating func accepted(origin: UInt64, slot: UInt32)
+    /// Queues the command; false if there is no room, and then it is offered again later.
+    mutating func prepare(_ command: Command) -> Bool
+    /// Hands over what was prepared. If `mayWait`, sleeps until there is an event.
+    mutating func submit(mayWait: Bool)
+    /// A flush could not be started because too many are under way.
+    mutating func flushRefused(core: UInt16)
+}
+
+/// One worker: its engine, its world, and the order of things. Shared by product and simulator.
+///
+/// A turn is bounded: at most `eventMax` events, then the commands they led to, then one submit.
+/// Commands that do not fit stay with the engine, in order; none is dropped.
+package struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
+    package var engine: Engine
+    package var backend: Backend
+    /// A request that the engine could not take yet; no other is asked for meanwhile.
+    private var waiting: (request: Request, origin: UInt64)?
+    private let eventMax: Int
+
+    package init(engine: consuming Engine, backend: consuming Backend, eventMax: Int = 256) {
+        precondition(eventMax > 0)
+        self.engine = engine
+        self.backend = backend
+        self.eventMax = eventMax
+    }
+
+    /// Whether nothing is under way that the engine or this loop knows of.
+    package var isQuiescent: Bool { engine.isQuiescent && waiting == nil }
+
+    /// One turn; true if something happened in it.
+    @discardableResult
+    package mutating func turn(mayWait: Bool) -> Bool {
+        var handled = 0
+        retryWaiting()
+        while handled < eventMax,
+            let event = backend.nextEvent(acceptsRequests: waiting == nil)
+        {
+            handle(event)
+            handled += 1
+        }
+        let prepared = prepareCommands()
+        backend.submit(mayWait: mayWait && handled == 0 && !prepared)
+        return handled > 0 || prepared
+    }
+
+    @inline(__always) private mutating func handle(_ event: TurnEvent) {
+        switch event {
+        case .request(let request, let origin): take(request, origin)
+        case .completion(let token, let result): engine.complete(token, result: result)
+        case .setReleased(let set): engine.setReleased(set)
+        case .beginFlush(let core):
+            if !engine.beginFlush(core: core) { backend.flushRefused(core: core) }
+        case .cancelFlush(let core): engine.cancelFlush(core: core)
+        }
+    }
+
+    @inline(__always) private mutating func take(_ request: Request, _ origin: UInt64) {
+        if let slot = engine.submit(request) {
+            backend.accepted(origin: origin, slot: slot)
+        } else {
+            waiting = (request, origin)
+        }
+    }
+
+    private mutating func retryWaiting() {
+        guard let (request, origin) = waiting else { return }
+        waiting = nil
+        take(request, origin)
+    }
+
+    /// True if a command was queued.
+    private mutating func prepareCommands() -> Bool {
+        var any = false
+        while let command = engine.nextCommand() {
+            guard backend.prepare(command) else { return any }
+            engine.commandTaken()
+            any = true
+        }
+        return any
+    }
+}

@@ -1,0 +1,101 @@
+/// Where everything is on a cache device, and which set a core line belongs to.
+///
+/// | from | what |
+/// | --- | --- |
+/// | 0 | superblock slot 0 (4 KiB) |
+/// | 4 KiB | configuration slot 0 (508 KiB) |
+/// | 512 KiB | superblock slot 1 (4 KiB) |
+/// | 516 KiB | configuration slot 1 (508 KiB) |
+/// | 1 MiB | journal: `journalBlockCount` blocks of 4 KiB |
+/// | `setPagesOffset` | slot 0 of every set page, then slot 1 of every set page |
+/// | `dataOffset` (a multiple of 1 MiB) | the lines, set by set, way by way |
+package struct Geometry: Equatable, Sendable {
+    /// Core lines are taken to sets in pieces of this many bytes.
+    package static let extentBytes = 65536
+    package static let blockBytes = 4096
+    package static let superblockOffsets: (UInt64, UInt64) = (0, 512 << 10)
+    package static let configurationOffsets: (UInt64, UInt64) = (4 << 10, 516 << 10)
+    package static let configurationBytesMax = 508 << 10
+    package static let journalOffset: UInt64 = 1 << 20
+    /// The smallest cache device (Open CAS's limit).
+    package static let deviceBytesMin: UInt64 = 40 << 20
+
+    /// 4096 to 65536, a power of two.
+    package let lineBytes: UInt32
+    package let setCount: UInt64
+    package let journalBlockCount: UInt64
+    package let linesPerExtent: UInt32
+    /// The unit of "valid" and "dirty": a sixteenth of a line, at least a sector.
+    package let granuleBytes: UInt32
+    package let granulesPerLine: UInt32
+    package let setPagesOffset: UInt64
+    package let dataOffset: UInt64
+    /// ⌊2⁶⁴ / setCount⌋: turns the division of `set(ofCoreLine:)` into a multiplication.
+    @usableFromInline let reciprocal: UInt64
+    @usableFromInline let extentLineShift: UInt64
+
+    /// Nil if the numbers do not describe a cache: the one door, for new caches and loaded ones.
+    package init?(lineBytes: UInt32, setCount: UInt64, journalBlockCount: UInt64) {
+        guard lineBytes >= 4096, lineBytes <= 65536, lineBytes.nonzeroBitCount == 1,
+            setCount >= 1, setCount < 1 << 32, journalBlockCount >= 1, journalBlockCount < 1 << 32
+        else { return nil }
+        self.lineBytes = lineBytes
+        self.setCount = setCount
+        self.journalBlockCount = journalBlockCount
+        linesPerExtent = UInt32(Self.extentBytes) / lineBytes
+        granuleBytes = max(512, lineBytes / 16)
+        granulesPerLine = lineBytes / granuleBytes
+        let block = UInt64(Self.blockBytes)
+        setPagesOffset = Self.journalOffset + journalBlockCount * block
+        let pagesEnd = setPagesOffset + 2 * setCount * block
+        let mebibyte: UInt64 = 1 << 20
+        dataOffset = (pagesEnd + mebibyte - 1) / mebibyte * mebibyte
+        reciprocal = setCount == 1 ? .max : UInt64.max / setCount
+        extentLineShift = UInt64(linesPerExtent.trailingZeroBitCount)
+    }
+
+    /// The geometry of a new cache on a device of this size; nil if the device is too small.
+    ///
+    /// The journal gets a 1024th of the device, at least 1 MiB and at most 1 GiB.
+    package static func forDevice(byteCount: UInt64, lineBytes: UInt32) -> Geometry? {
+        guard byteCount >= deviceBytesMin, lineBytes >= 4096 else { return nil }
+        let journalBytes = min(max(byteCount / 1024, 1 << 20), 1 << 30)
+        let journalBlocks = journalBytes / UInt64(blockBytes)
+        let setBytes = UInt64(SetPageLayout.ways) * UInt64(lineBytes) + 2 * UInt64(blockBytes)
+        let fixed = journalOffset + journalBlocks * UInt64(blockBytes) + 1 << 20
+        guard byteCount > fixed + setBytes else { return nil }
+        return Geometry(
+            lineBytes: lineBytes, setCount: (byteCount - fixed) / setBytes,
+            journalBlockCount: journalBlocks)
+    }
+
+    /// Bytes a device must have.
+    package var requiredBytes: UInt64 {
+        dataOffset + setCount * UInt64(SetPageLayout.ways) * UInt64(lineBytes)
+    }
+
+    package var lineCount: UInt64 { setCount * UInt64(SetPageLayout.ways) }
+
+    /// set = (extent + offset of the core) mod set count.
+    ///
+    /// The quotient by the reciprocal is at most one too small; one subtraction makes it exact.
+    @inlinable package func set(ofCoreLine line: UInt64, coreOffset: UInt32) -> UInt64 {
+        let number = line >> extentLineShift &+ UInt64(coreOffset)
+        let quotient = number.multipliedFullWidth(by: reciprocal).high
+        var rest = number &- quotient &* setCount
+        if rest >= setCount { rest &-= setCount }
+        if rest >= setCount { rest &-= setCount }
+        return rest
+    }
+
+    /// Bytes from the start of the cache device to a way's line.
+    @inlinable package func cacheOffset(set: UInt32, way: Int) -> UInt64 {
+        dataOffset &+ (UInt64(set) &* 224 &+ UInt64(way)) &* UInt64(lineBytes)
+    }
+
+    /// Bytes from the start of the cache device to slot 0 or 1 of a set's page.
+    package func setPageOffset(set: UInt64, slot: Int) -> UInt64 {
+        precondition(set < setCount && (slot == 0 || slot == 1))
+        return setPagesOffset + (UInt64(slot) * setCount + set) * UInt64(Self.blockBytes)
+    }
+}

@@ -1,0 +1,147 @@
+/// The root of a cache device: which cache it is, where things are, which configuration is valid.
+///
+/// Two slots are written alternately; the valid one with the higher generation counts. A slot is
+/// only written after everything it names is durable.
+package struct Superblock: Equatable, Sendable {
+    package enum Layout {
+        package static let magic: Field = (0, 8)
+        package static let formatVersion: Field = (8, 4)
+        package static let checksum: Field = (12, 4)
+        package static let compatibleFeatures: Field = (16, 8)
+        package static let readOnlyCompatibleFeatures: Field = (24, 8)
+        package static let incompatibleFeatures: Field = (32, 8)
+        package static let cacheUUID: Field = (40, 16)
+        package static let generation: Field = (56, 8)
+        package static let epoch: Field = (64, 8)
+        package static let session: Field = (72, 8)
+        package static let setCount: Field = (80, 8)
+        package static let journalBlockCount: Field = (88, 8)
+        package static let lineBytes: Field = (96, 4)
+        package static let cacheID: Field = (100, 2)
+        package static let state: Field = (102, 1)
+        package static let configurationSlot: Field = (103, 1)
+        package static let configurationBytes: Field = (104, 4)
+        package static let configurationChecksum: Field = (108, 4)
+        package static let dirtyLineCount: Field = (112, 8)
+        package static let reserved: Field = (120, 3976)
+
+        package static let fields = [
+            magic, formatVersion, checksum, compatibleFeatures, readOnlyCompatibleFeatures,
+            incompatibleFeatures, cacheUUID, generation, epoch, session, setCount,
+            journalBlockCount, lineBytes, cacheID, state, configurationSlot, configurationBytes,
+            configurationChecksum, dirtyLineCount, reserved,
+        ]
+        package static let byteCount = 4096
+    }
+
+    /// "UBLKCAS1" in memory order.
+    package static let magicValue: UInt64 = 0x3153_4143_4B4C_4255
+    package static let formatVersion: UInt32 = 1
+    /// Features of each kind that this program knows.
+    package static let knownIncompatible: UInt64 = 0
+    package static let knownReadOnlyCompatible: UInt64 = 0
+
+    package enum State: UInt8, Sendable {
+        /// In use, or its server ended without stopping it.
+        case inUse = 1
+        /// Stopped in order: every set page is on the device.
+        case cleanlyStopped = 2
+    }
+
+    package var cacheUUID: UInt128
+    /// Changes at every format: set pages and journal blocks of another epoch are foreign.
+    package var epoch: UInt64
+    package var generation: UInt64 = 0
+    /// Changes at every start; the memory image names it, too.
+    package var session: UInt64
+    package var geometry: Geometry
+    /// 1 to 16384.
+    package var cacheID: UInt16
+    package var state: State
+    /// Slot 0 or 1 of the configuration, its length and its CRC-32C.
+    package var configurationSlot = 0
+    package var configurationBytes: UInt32 = 0
+    package var configurationChecksum: UInt32 = 0
+    /// At the last clean stop; for whoever asks whether the cache may be thrown away.
+    package var dirtyLineCount: UInt64 = 0
+
+    package init(
+        cacheUUID: UInt128, epoch: UInt64, session: UInt64, geometry: Geometry, cacheID: UInt16,
+        state: State
+    ) {
+        self.cacheUUID = cacheUUID
+        self.epoch = epoch
+        self.session = session
+        self.geometry = geometry
+        self.cacheID = cacheID
+        self.state = state
+    }
+
+    /// Writes the slot's 4096 bytes.
+    package func encode(into bytes: DiskBytes) {
+        precondition(bytes.count == Layout.byteCount)
+        bytes.clear()
+        bytes.store(Self.magicValue, Layout.magic)
+        bytes.store(Self.formatVersion, Layout.formatVersion)
+        bytes.store(cacheUUID, Layout.cacheUUID)
+        bytes.store(generation, Layout.generation)
+        bytes.store(epoch, Layout.epoch)
+        bytes.store(session, Layout.session)
+        bytes.store(geometry.setCount, Layout.setCount)
+        bytes.store(geometry.journalBlockCount, Layout.journalBlockCount)
+        bytes.store(geometry.lineBytes, Layout.lineBytes)
+        bytes.store(cacheID, Layout.cacheID)
+        bytes.store(state.rawValue, Layout.state)
+        bytes.store(UInt8(configurationSlot), Layout.configurationSlot)
+        bytes.store(configurationBytes, Layout.configurationBytes)
+        bytes.store(configurationChecksum, Layout.configurationChecksum)
+        bytes.store(dirtyLineCount, Layout.dirtyLineCount)
+        bytes.store(bytes.checksum(without: Layout.checksum), Layout.checksum)
+    }
+
+    /// Believes nothing: magic, version, checksum, features, then every number.
+    package init(decoding bytes: DiskBytes) throws(FormatError) {
+        precondition(bytes.count == Layout.byteCount)
+        guard bytes.load(Layout.magic, as: UInt64.self) == Self.magicValue else { throw .noMagic }
+        let version = bytes.load(Layout.formatVersion, as: UInt32.self)
+        guard
+            bytes.load(Layout.checksum, as: UInt32.self)
+                == bytes.checksum(without: Layout.checksum)
+        else { throw .damaged("superblock") }
+        guard version == Self.formatVersion else { throw .otherVersion(version) }
+        let features =
+            bytes.load(Layout.incompatibleFeatures, as: UInt64.self) & ~Self.knownIncompatible
+            | bytes.load(Layout.readOnlyCompatibleFeatures, as: UInt64.self)
+                & ~Self.knownReadOnlyCompatible
+        guard features == 0 else { throw .unknownFeatures(features) }
+        guard
+            let geometry = Geometry(
+                lineBytes: bytes.load(Layout.lineBytes, as: UInt32.self),
+                setCount: bytes.load(Layout.setCount, as: UInt64.self),
+                journalBlockCount: bytes.load(Layout.journalBlockCount, as: UInt64.self))
+        else { throw .impossible("geometry") }
+        guard let state = State(rawValue: bytes.load(Layout.state, as: UInt8.self)) else {
+            throw .impossible("state")
+        }
+        self.init(
+            cacheUUID: bytes.load(Layout.cacheUUID, as: UInt128.self),
+            epoch: bytes.load(Layout.epoch, as: UInt64.self),
+            session: bytes.load(Layout.session, as: UInt64.self), geometry: geometry,
+            cacheID: bytes.load(Layout.cacheID, as: UInt16.self), state: state)
+        try decodeRest(bytes)
+    }
+
+    private mutating func decodeRest(_ bytes: DiskBytes) throws(FormatError) {
+        generation = bytes.load(Layout.generation, as: UInt64.self)
+        configurationSlot = Int(bytes.load(Layout.configurationSlot, as: UInt8.self))
+        configurationBytes = bytes.load(Layout.configurationBytes, as: UInt32.self)
+        configurationChecksum = bytes.load(Layout.configurationChecksum, as: UInt32.self)
+        dirtyLineCount = bytes.load(Layout.dirtyLineCount, as: UInt64.self)
+        guard (1...16384).contains(cacheID) else { throw .impossible("cache id") }
+        guard configurationSlot < 2 else { throw .impossible("configuration slot") }
+        guard configurationBytes <= UInt32(Geometry.configurationBytesMax) else {
+            throw .impossible("configuration length")
+        }
+        guard bytes.isZero(Layout.reserved) else { throw .impossible("reserved bytes") }
+    }
+}

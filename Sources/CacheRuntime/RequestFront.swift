@@ -1,0 +1,29 @@
+import CacheEngine
+
+/// Where a worker's requests come from and their answers go: ublk queues, or a load generator.
+///
+/// It owns the requests' buffers. The engine names a request by its slot from `accepted` on until
+/// it was answered and its slot released.
+protocol RequestFront: ~Copyable, SendableMetatype {
+    /// The next request, and the front's own name for it.
+    mutating func nextRequest(_ devices: inout DeviceRing) -> (request: Request, origin: UInt64)?
+    mutating func accepted(origin: UInt64, slot: UInt32)
+    /// The start of the slot's buffer.
+    func address(slot: UInt32) -> UnsafeMutableRawPointer
+    /// A device transfer in the slot's buffer began or ended.
+    mutating func transferStarted(slot: UInt32)
+    mutating func transferEnded(slot: UInt32)
+    /// False if there is no room in the ring: the answer is offered again.
+    mutating func answer(
+        slot: UInt32, result: Int32, keepsBuffer: Bool, _ devices: inout DeviceRing
+    ) -> Bool
+    /// Nobody uses the slot's buffer any more. False as in `answer`.
+    mutating func release(slot: UInt32, _ devices: inout DeviceRing) -> Bool
+    /// A completion that bears `CompletionOwner.front`.
+    mutating func completed(userData: UInt64, result: Int32, _ devices: inout DeviceRing)
+    /// Whether `nextRequest` has something to give without a further completion.
+    var hasRequests: Bool { get }
+
+    mutating func attach(_ queue: QueueSetup, _ reply: Reply, _ devices: inout DeviceRing)
+    mutating func detach(device: UInt32, _ reply: Reply, _ devices: inout DeviceRing)
+}

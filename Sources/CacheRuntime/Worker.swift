@@ -1,0 +1,95 @@
+import CacheEngine
+import Synchronization
+import Uring
+
+/// A worker thread of a cache, as control threads see it.
+final class Worker: Sendable {
+    private let identity: WorkerIdentity
+    private let thread: NativeThread
+
+    private var mailbox: Mailbox<WorkerMessage> { identity.mailboxes[identity.number] }
+
+    /// Starts the thread; returns when it serves.
+    init<Front: RequestFront & ~Copyable>(
+        _ setup: WorkerSetup, cpu: UInt32?, makeFront: @escaping @Sendable () -> Front
+    ) throws(CacheError) {
+        identity = setup.identity
+        let ready = try Reply()
+        thread = try NativeThread(name: "cas worker \(setup.identity.number)", cpu: cpu) {
+            setup.serve(front: makeFront(), ready)
+        }
+        let result = ready.wait()
+        guard result == 0 else {
+            thread.join()
+            throw CacheError(
+                .kernel,
+                "Starting worker \(setup.identity.number) failed: setting up its io_uring: "
+                    + "\(errorText(-result)).")
+        }
+    }
+
+    func post(_ message: WorkerMessage) { mailbox.post(message) }
+
+    /// Sends a message and waits for its reply: 0 or -errno.
+    func ask(_ message: (Reply) -> WorkerMessage) throws(CacheError) -> Int32 {
+        let reply = try Reply()
+        post(message(reply))
+        return reply.wait()
+    }
+
+    /// Ends the thread. No queue may be attached any more.
+    func stop() throws(CacheError) {
+        _ = try ask { .stop($0) }
+        thread.join()
+    }
+}
+
+/// What a worker is made of: everything here may be handed from thread to thread.
+struct WorkerSetup: Sendable {
+    let identity: WorkerIdentity
+    let shared: SharedCache
+    let limits: EngineLimits
+    let cacheDescriptor: Int32
+    /// Transfers on their way at a time.
+    var transferMax = 4096
+
+    /// The life of a worker thread.
+    func serve<Front: RequestFront & ~Copyable>(front: consuming Front, _ ready: Reply) {
+        do throws(RingError) {
+            var loop = try makeLoop(front: front)
+            ready.set(0)
+            while !(loop.backend.shouldEnd && loop.isQuiescent) { loop.turn(mayWait: true) }
+            loop.backend.reportEnd()
+        } catch {
+            ready.set(-error.errno)
+        }
+    }
+
+    /// The ring belongs to the thread that makes it.
+    private func makeLoop<Front: RequestFront & ~Copyable>(
+        front: consuming Front
+    ) throws(RingError) -> TurnLoop<WorkerBackend<Front>> {
+        // Room for every transfer, and for a ublk queue's tags besides.
+        let completionMax: UInt32 = 16384
+        var ring = try Ring(entries: 2048, completions: completionMax)
+        try ring.registerFiles(count: WorkerFile.count)
+        let mailbox = identity.mailboxes[identity.number]
+        for (file, descriptor) in [
+            (WorkerFile.cache, cacheDescriptor), (WorkerFile.mailbox, mailbox.eventDescriptor),
+        ] {
+            let result = ring.setFile(file, descriptor: descriptor)
+            guard result == 0 else { throw RingError(step: "register a file", errno: -result) }
+        }
+        guard
+            let cleaning = BufferArena(
+                bufferBytes: limits.cleaningBatchBytes, count: limits.cleaningBatches)
+        else { throw RingError(step: "get memory", errno: 12) }
+        var backend = WorkerBackend(
+            devices: DeviceRing(ring: ring, capacity: transferMax), front: front, worker: identity,
+            cleaning: cleaning, completionCapacity: Int(completionMax))
+        backend.openMailbox()
+        return TurnLoop(
+            engine: Engine(shared: shared, worker: identity.number, limits: limits),
+            backend: backend)
+    }
+}

@@ -1,0 +1,298 @@
+import CacheEngine
+import Glibc
+import Uring
+
+/// The world of one worker's engine: a ring, the devices, the requests, the other workers.
+struct WorkerBackend<Front: RequestFront & ~Copyable>: TurnBackend, ~Copyable {
+    var devices: DeviceRing
+    var front: Front
+    private let number: Int
+    private let mailboxes: [Mailbox<WorkerMessage>]
+    private let board: ReleaseBoard
+    private var cleaning: BufferArena
+    private let cores: CoreTable
+    /// Completions taken from the ring and not yet looked at.
+    private let completions: UnsafeMutablePointer<(userData: UInt64, result: Int32)>
+    private let completionCapacity: Int
+    private var completionNext = 0
+    private var completionCount = 0
+    /// Where the ring puts the mailbox's event count.
+    private let eventCount: UnsafeMutablePointer<UInt64>
+    private var isMailboxArmed = false
+    private var messages: [WorkerMessage] = []
+    private var stopping: Reply?
+
+    init(
+        devices: consuming DeviceRing, front: consuming Front, worker: WorkerIdentity,
+        cleaning: consuming BufferArena, completionCapacity: Int
+    ) {
+        self.devices = devices
+        self.front = front
+        self.cleaning = cleaning
+        number = worker.number
+        mailboxes = worker.mailboxes
+        board = worker.board
+        cores = CoreTable()
+        self.completionCapacity = completionCapacity
+        completions = .allocate(capacity: completionCapacity)
+        completions.initialize(repeating: (0, 0), count: completionCapacity)
+        eventCount = .allocate(capacity: 1)
+        eventCount.initialize(to: 0)
+    }
+
+    deinit {
+        completions.deallocate()
+        eventCount.deallocate()
+        cores.deallocate()
+    }
+
+    /// A control thread asked for the worker's end, and nothing is under way here.
+    var shouldEnd: Bool { stopping != nil && devices.isIdle && messages.isEmpty }
+
+    /// Answers the stop. The last thing a worker does.
+    mutating func reportEnd() {
+        stopping?.set(0)
+        stopping = nil
+    }
+}
+
+/// Who a worker is among the workers of its cache.
+struct WorkerIdentity: Sendable {
+    let number: Int
+    let mailboxes: [Mailbox<WorkerMessage>]
+    let board: ReleaseBoard
+}
+
+/// What a worker knows of each core, by core id.
+private struct CoreTable {
+    static let count = SharedCache.coreCountMax
+    /// Registered file; 0 (the cache's) for none.
+    let files: UnsafeMutablePointer<UInt32>
+    let inFlight: UnsafeMutablePointer<UInt32>
+    let canDiscardByCommand: UnsafeMutablePointer<Bool>
+    /// Unmanaged, so that looking costs nothing.
+    let flushes: UnsafeMutablePointer<Unmanaged<Reply>?>
+
+    init() {
+        files = .allocate(capacity: Self.count)
+        files.initialize(repeating: 0, count: Self.count)
+        inFlight = .allocate(capacity: Self.count)
+        inFlight.initialize(repeating: 0, count: Self.count)
+        canDiscardByCommand = .allocate(capacity: Self.count)
+        canDiscardByCommand.initialize(repeating: false, count: Self.count)
+        flushes = .allocate(capacity: Self.count)
+        flushes.initialize(repeating: nil, count: Self.count)
+    }
+
+    func deallocate() {
+        files.deallocate()
+        inFlight.deallocate()
+        canDiscardByCommand.deallocate()
+        flushes.deallocate()
+    }
+}
+
+// MARK: - Events
+
+extension WorkerBackend where Front: ~Copyable {
+    mutating func nextEvent(acceptsRequests: Bool) -> TurnEvent? {
+        while completionNext < completionCount {
+            let (userData, result) = completions[completionNext]
+            completionNext += 1
+            if let event = completed(userData, result) { return event }
+        }
+        if let set = board.take(to: number) { return .setReleased(set) }
+        while let message = messages.popLast() {
+            if let event = handle(message) { return event }
+        }
+        if acceptsRequests, let (request, origin) = front.nextRequest(&devices) {
+            return .request(request, origin: origin)
+        }
+        return nil
+    }
+
+    private mutating func completed(_ userData: UInt64, _ result: Int32) -> TurnEvent? {
+        switch CompletionOwner(rawValue: userData >> 56) {
+        case .transfer:
+            guard let end = devices.ended(userData: userData, result: result) else { return nil }
+            if end.isCore { cores.inFlight[Int(end.core)] -= 1 }
+            if end.slot != .max { front.transferEnded(slot: end.slot) }
+            return .completion(end.token, result: end.result)
+        case .mailbox:
+            isMailboxArmed = false
+            openMailbox()
+            return nil
+        case .front:
+            front.completed(userData: userData, result: result, &devices)
+            return nil
+        case nil: preconditionFailure("a completion that is nobody's")
+        }
+    }
+
+    /// Messages are handled in the order they were sent: the list is kept with the oldest last.
+    mutating func openMailbox() {
+        guard let arrived = mailboxes[number].drain() else { return }
+        messages.insert(contentsOf: arrived.reversed(), at: 0)
+    }
+
+    mutating func accepted(origin: UInt64, slot: UInt32) {
+        front.accepted(origin: origin, slot: slot)
+    }
+
+    mutating func flushRefused(core: UInt16) { flushEnded(core, -EBUSY) }
+
+    private func flushEnded(_ core: UInt16, _ result: Int32) {
+        guard let reply = cores.flushes[Int(core)] else {
+            preconditionFailure("a flush nobody began has ended")
+        }
+        cores.flushes[Int(core)] = nil
+        reply.takeRetainedValue().set(result)
+    }
+}
+
+// MARK: - Messages
+
+extension WorkerBackend where Front: ~Copyable {
+    private mutating func handle(_ message: WorkerMessage) -> TurnEvent? {
+        switch message {
+        case .attachCore(let core, let descriptor, let isBlockDevice, let reply):
+            reply.set(attachCore(core, descriptor, isBlockDevice))
+        case .detachCore(let core, let reply):
+            reply.set(detachCore(core))
+        case .attachQueue(let setup, let reply):
+            front.attach(setup, reply, &devices)
+        case .detachQueue(let device, let reply):
+            front.detach(device: device, reply, &devices)
+        case .beginFlush(let core, let reply):
+            precondition(cores.flushes[Int(core)] == nil, "a core is flushed twice at a time")
+            cores.flushes[Int(core)] = Unmanaged.passRetained(reply)
+            return .beginFlush(core: core)
+        case .cancelFlush(let core):
+            return .cancelFlush(core: core)
+        case .stop(let reply):
+            stopping = reply
+        }
+        return nil
+    }
+
+    private mutating func attachCore(
+        _ core: UInt16, _ descriptor: Int32, _ isBlockDevice: Bool
+    ) -> Int32 {
+        precondition(cores.files[Int(core)] == 0, "a core is attached twice")
+        guard let file = devices.ring.freeFile(from: WorkerFile.first) else { return -ENFILE }
+        let result = devices.ring.setFile(file, descriptor: descriptor)
+        guard result == 0 else { return result }
+        cores.files[Int(core)] = file
+        cores.canDiscardByCommand[Int(core)] = isBlockDevice
+        return 0
+    }
+
+    private mutating func detachCore(_ core: UInt16) -> Int32 {
+        guard cores.inFlight[Int(core)] == 0 else { return -EBUSY }
+        guard cores.files[Int(core)] != 0 else { return 0 }
+        let result = devices.ring.setFile(cores.files[Int(core)], descriptor: -1)
+        cores.files[Int(core)] = 0
+        return result
+    }
+}
+
+// MARK: - Commands
+
+extension WorkerBackend where Front: ~Copyable {
+    mutating func prepare(_ command: Command) -> Bool {
+        switch command.kind {
+        case .readCache, .writeCache, .flushCache, .readCore, .writeCore, .flushCore, .discardCore:
+            return prepareTransfer(command)
+        case .answer:
+            return front.answer(
+                slot: command.slot, result: command.result, keepsBuffer: command.keepsBuffer,
+                &devices)
+        case .releaseSlot:
+            return front.release(slot: command.slot, &devices)
+        case .wakeWorker:
+            return wake(Int(command.slot), set: UInt32(truncatingIfNeeded: command.deviceOffset))
+        case .flushEnded:
+            flushEnded(command.core, command.result)
+            return true
+        }
+    }
+
+    private mutating func prepareTransfer(_ command: Command) -> Bool {
+        var transfer = Transfer()
+        transfer.core = command.core
+        transfer.token = command.token
+        transfer.deviceOffset = command.deviceOffset
+        transfer.byteCount = UInt64(command.byteCount)
+        let isCore: Bool
+        switch command.kind {
+        case .readCache: (transfer.operation, isCore) = (.read, false)
+        case .writeCache: (transfer.operation, isCore) = (.write, false)
+        case .flushCache: (transfer.operation, isCore) = (.flush, false)
+        case .readCore: (transfer.operation, isCore) = (.read, true)
+        case .writeCore: (transfer.operation, isCore) = (.write, true)
+        case .flushCore: (transfer.operation, isCore) = (.flush, true)
+        case .discardCore:
+            let byCommand = cores.canDiscardByCommand[Int(command.core)]
+            (transfer.operation, isCore) = (byCommand ? .discard : .punchHole, true)
+            transfer.byteCount = command.discardByteCount
+        case .answer, .releaseSlot, .wakeWorker, .flushEnded:
+            preconditionFailure("not a transfer")
+        }
+        if isCore {
+            transfer.file = cores.files[Int(command.core)]
+            precondition(transfer.file != 0, "a transfer of a core that is not attached")
+        }
+        return start(&transfer, command, isCore: isCore)
+    }
+
+    private mutating func start(
+        _ transfer: inout Transfer, _ command: Command, isCore: Bool
+    ) -> Bool {
+        if transfer.operation == .read || transfer.operation == .write {
+            transfer.isDurable = command.forceUnitAccess
+            let base: UnsafeMutableRawPointer
+            if command.buffer.isCleaning {
+                base = cleaning.address(command.buffer.index)
+            } else {
+                transfer.slot = command.buffer.index
+                base = front.address(slot: command.buffer.index)
+            }
+            transfer.address = base + Int(command.bufferOffset)
+        }
+        guard devices.start(transfer) else { return false }
+        if isCore { cores.inFlight[Int(command.core)] += 1 }
+        if transfer.slot != .max { front.transferStarted(slot: transfer.slot) }
+        return true
+    }
+
+    /// False if the other worker has not yet read what it was sent before.
+    private func wake(_ other: Int, set: UInt32) -> Bool {
+        let isPosted = board.post(set, from: number, to: other)
+        mailboxes[other].ring()
+        return isPosted
+    }
+}
+
+// MARK: - The turn's system call
+
+extension WorkerBackend where Front: ~Copyable {
+    mutating func submit(mayWait: Bool) {
+        devices.queueWaiting()
+        if !isMailboxArmed {
+            isMailboxArmed = devices.ring.prepareRead(
+                file: WorkerFile.mailbox, into: UnsafeMutableRawPointer(eventCount), byteCount: 8,
+                offset: .max, userData: CompletionOwner.mailbox.tag)
+        }
+        let isBacklog = completionNext < completionCount
+        let sleeps =
+            mayWait && !isBacklog && messages.isEmpty && !front.hasRequests && !devices.hasWaiting
+            && isMailboxArmed && !shouldEnd
+        devices.ring.submit(waitFor: sleeps ? 1 : 0)
+        if !isBacklog { collect() }
+    }
+
+    private mutating func collect() {
+        completionNext = 0
+        completionCount = devices.ring.drain(into: completions, capacity: completionCapacity)
+    }
+}

@@ -1,0 +1,67 @@
+package import CacheEngine
+
+/// What one seed plays: drawn from the seed, so that each run stresses something else (swarm).
+package struct Scenario {
+    package var seed: UInt64
+    package var lineBytes: UInt32 = 4096
+    package var setCount = 2
+    package var coreCount = 1
+    /// Sectors of each core.
+    package var coreSectors = 0
+    package var workerCount = 1
+    package var mode = EngineMode.writeBack
+    /// Requests under way at most.
+    package var depth = 8
+    package var requestSectorsMax = 64
+    /// Percent of requests; the rest are reads.
+    package var writePercent = 50
+    package var flushPercent = 2
+    package var discardPercent = 0
+    package var forceUnitAccessPercent = 5
+    /// Most requests go to this many sectors.
+    package var hotSectors = 512
+    package var alignmentSectors = 1
+    package var errorPerMille = 0
+    package var canDiscard = true
+    /// Per mille of steps that switch the mode, begin a flush, take a core away and bring it back.
+    package var modeSwitchPerMille = 0
+    package var coreFlushPerMille = 0
+    package var coreRemovalPerMille = 0
+    package var requestCount = 3000
+    package var limits = EngineLimits()
+
+    package init(seed: UInt64) {
+        self.seed = seed
+        var random = SeededRandom(seed: seed)
+        lineBytes = random.chance(70) ? 4096 : 8192
+        setCount = [1, 2, 3, 5][random.below(4)]
+        coreCount = 1 + random.below(3)
+        let cacheSectors = setCount * 224 * Int(lineBytes) / 512
+        coreSectors = cacheSectors * (1 + random.below(4)) / coreCount + 8 * random.below(16) + 128
+        workerCount = 1 + random.below(3)
+        mode = [.writeBack, .writeBack, .writeThrough, .passThrough][random.below(4)]
+        depth = 1 + random.below(48)
+        requestSectorsMax = [8, 16, 128, 300, 1024][random.below(5)]
+        writePercent = [10, 50, 80, 95][random.below(4)]
+        flushPercent = random.below(6)
+        discardPercent = random.chance(30) ? 1 + random.below(8) : 0
+        hotSectors = [64, 512, coreSectors, coreSectors][random.below(4)]
+        alignmentSectors = random.chance(50) ? 1 : 8
+        errorPerMille = random.chance(20) ? 1 + random.below(30) : 0
+        canDiscard = random.chance(70)
+        if random.chance(40) { modeSwitchPerMille = 1 + random.below(10) }
+        if random.chance(60) { coreFlushPerMille = 1 + random.below(20) }
+        if random.chance(30) { coreRemovalPerMille = 1 + random.below(3) }
+        limits.requestSlots = 32 + random.below(64)
+        limits.partSlots = 64 + random.below(256)
+        limits.cleaningBatches = 1 + random.below(4)
+        limits.cleaningBatchBytes = [131072, 524288][random.below(2)]
+    }
+}
+
+/// A rule of the design that did not hold.
+package struct Violation: Error, CustomStringConvertible {
+    package let seed: UInt64
+    package let text: String
+    package var description: String { "seed \(seed): \(text)" }
+}

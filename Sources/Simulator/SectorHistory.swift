@@ -1,0 +1,69 @@
+/// What one sector of an exported device may hold, by the order of what its users saw.
+///
+/// A sector's content is a stamp, one for each write request. The rules are those of a register
+/// that many use at once (linearisability): a read may return the value of any write that is not
+/// certain to have been overwritten before the read began.
+struct SectorHistory {
+    private struct Value {
+        let stamp: UInt64
+        let begun: UInt64
+        /// When the write was answered, or its failure reported; nil while it is under way.
+        var ended: UInt64?
+        /// When a read that returned it was first answered.
+        var seen: UInt64?
+        /// When it became certain that no read begun from then on may return it.
+        var overwritten: UInt64?
+    }
+
+    private var values: [Value] = [Value(stamp: 0, begun: 0, ended: 0, seen: nil)]
+
+    mutating func writeBegan(_ stamp: UInt64, at now: UInt64) {
+        values.append(Value(stamp: stamp, begun: now, ended: nil))
+    }
+
+    /// A successful write overwrites all that had ended before it began. A failed one may or may
+    /// not have happened, and so may a discard: they overwrite nothing.
+    mutating func writeEnded(_ stamp: UInt64, at now: UInt64, certain: Bool) {
+        guard let own = values.lastIndex(where: { $0.stamp == stamp && $0.ended == nil }) else {
+            preconditionFailure("a write ended that never began")
+        }
+        values[own].ended = now
+        guard certain else { return }
+        let begun = values[own].begun
+        for index in values.indices where index != own {
+            guard let ended = values[index].ended, ended < begun else { continue }
+            if values[index].overwritten == nil { values[index].overwritten = now }
+        }
+    }
+
+    /// Whether a read that began at `begun` and ends now may return `stamp`; notes that it did.
+    mutating func readEnded(_ stamp: UInt64, begun: UInt64, at now: UInt64) -> Bool {
+        let found = values.indices.filter {
+            values[$0].stamp == stamp && (values[$0].overwritten ?? .max) > begun
+        }
+        guard let returned = found.last else { return false }
+        for index in values.indices where values[index].stamp != stamp {
+            let endedBefore = (values[index].ended ?? .max) < begun
+            let seenBefore = (values[index].seen ?? .max) < begun
+            if endedBefore || seenBefore, values[index].overwritten == nil {
+                values[index].overwritten = now
+            }
+        }
+        if values[returned].seen == nil { values[returned].seen = now }
+        return true
+    }
+
+    /// Forgets values no read that is still under way could return.
+    mutating func prune(oldestRead: UInt64) {
+        guard values.count > 4 else { return }
+        values.removeAll { ($0.overwritten ?? .max) < oldestRead }
+    }
+
+    /// For the message of a failing seed.
+    var text: String {
+        values.map { value in
+            "\(value.stamp) begun \(value.begun) ended \(value.ended.map(String.init) ?? "-")"
+                + (value.overwritten.map { " overwritten \($0)" } ?? "")
+        }.joined(separator: "; ")
+    }
+}

@@ -1,0 +1,84 @@
+import CacheEngine
+
+/// The world as one worker's turn loop sees it.
+struct SimulatedBackend: TurnBackend, ~Copyable {
+    let world: World
+    let worker: Int
+    /// The request that has each engine slot.
+    var slots: [UInt32: ClientRequest] = [:]
+    /// Room left in the "ring" this turn, so that commands have to be carried over.
+    var room = 0
+
+    init(world: World, worker: Int) {
+        self.world = world
+        self.worker = worker
+    }
+
+    mutating func nextEvent(acceptsRequests: Bool) -> TurnEvent? {
+        if !world.inboxes[worker].isEmpty {
+            let index = world.random.below(world.inboxes[worker].count)
+            return world.inboxes[worker].remove(at: index)
+        }
+        guard acceptsRequests, !world.requests[worker].isEmpty else { return nil }
+        let client = world.requests[worker].removeFirst()
+        world.underWay[client.origin] = client
+        return .request(client.request, origin: client.origin)
+    }
+
+    mutating func accepted(origin: UInt64, slot: UInt32) {
+        guard let client = world.underWay[origin] else {
+            preconditionFailure("the loop names a request it was not given")
+        }
+        if slots[slot] != nil { world.fail("a slot was given out twice") }
+        slots[slot] = client
+        client.slot = slot
+    }
+
+    mutating func prepare(_ command: Command) -> Bool {
+        guard room > 0 else { return false }
+        room -= 1
+        switch command.kind {
+        case .answer:
+            guard let client = slots[command.slot] else {
+                world.fail("an answer for nobody")
+                return true
+            }
+            world.answered(client, result: command.result)
+            if !command.keepsBuffer { forget(command.slot) }
+        case .releaseSlot: forget(command.slot)
+        case .wakeWorker:
+            world.inboxes[Int(command.slot)].append(.setReleased(UInt32(command.deviceOffset)))
+        case .flushEnded:
+            world.flushesEnded[command.core] = command.result
+        default:
+            let client = command.buffer.isCleaning ? nil : slots[command.buffer.index]
+            let transfer = SimulatedTransfer(
+                command, worker: worker, buffer: buffer(command.buffer), client: client)
+            world.begin(transfer)
+        }
+        return true
+    }
+
+    /// The engine no longer uses the buffer: whatever still reads it reads rubbish.
+    private mutating func forget(_ slot: UInt32) {
+        guard let client = slots.removeValue(forKey: slot) else {
+            world.fail("a slot was released that nobody has")
+            return
+        }
+        for index in client.buffer.stamps.indices { client.buffer.stamps[index] = .max }
+    }
+
+    private func buffer(_ name: BufferName) -> SimulatedBuffer? {
+        if name == .none { return nil }
+        if name.isCleaning { return world.cleaningBuffers[worker][Int(name.index)] }
+        guard let client = slots[name.index] else {
+            world.fail("a transfer names the buffer of a request that is gone")
+            return nil
+        }
+        return client.buffer
+    }
+
+    mutating func submit(mayWait: Bool) { room = 1 + world.random.below(24) }
+
+    mutating func flushRefused(core: UInt16) { world.flushesEnded[core] = -16 }
+}

@@ -1,0 +1,167 @@
+import CacheEngine
+
+/// Plays one scenario from its seed: the product's engines and turn loops over a simulated world.
+///
+/// After every event that changed something the invariants of the set table are checked (at
+/// sampled events, the whole table each time); every read is judged; at the end everything is
+/// flushed, and each core must hold what its users wrote.
+package final class Simulation {
+    private let world: World
+    private var workers: [SimulatedWorker] = []
+    private var made = 0
+    private var removing: SimulatedCore?
+    private var flushing: Set<UInt16> = []
+
+    /// With `traced` a violation is told with the last events of its sector; that costs time.
+    package init(_ scenario: Scenario, traced: Bool = false) {
+        world = World(scenario, traced: traced)
+        for index in 0..<scenario.workerCount {
+            workers.append(SimulatedWorker(world: world, index: index))
+        }
+    }
+
+    package var eventCount: UInt64 { world.eventCount }
+
+    /// Runs to the end; the first rule that does not hold is thrown.
+    package func run() throws(Violation) {
+        while made < world.scenario.requestCount {
+            step()
+            if let violation = world.violation { throw violation }
+        }
+        try drain()
+        if world.scenario.errorPerMille == 0 { try flushAll() }
+        world.shared.checkInvariants(quiescent: true)
+    }
+
+    private func step() {
+        let world = self.world
+        let underWay = world.underWay.count + world.requests.reduce(0) { $0 + $1.count }
+        if underWay < world.scenario.depth, world.random.chance(50) {
+            world.makeRequest()
+            made += 1
+        }
+        maybeManage()
+        progress()
+        if made % 64 == 0 { world.pruneHistories() }
+    }
+
+    /// Lets one thing happen: a device acts, or a worker takes a turn.
+    private func progress() {
+        _ = world.tick()
+        if !world.transfers.isEmpty, world.random.chance(60) { world.stepTransfer() }
+        let worker = world.random.below(workers.count)
+        workers[worker].turn()
+        if world.random.chance(2) { world.shared.checkInvariants(quiescent: false) }
+    }
+
+    private func drain() throws(Violation) {
+        var idle = 0
+        var turns = 0
+        while idle < 3 {
+            if !world.transfers.isEmpty { world.stepTransfer() }
+            var quiet = world.transfers.isEmpty && world.inboxes.allSatisfy(\.isEmpty)
+            for worker in workers {
+                worker.turn()
+                if !worker.isQuiescent { quiet = false }
+            }
+            idle = quiet && world.underWay.isEmpty ? idle + 1 : 0
+            turns += 1
+            if turns > 3_000_000 { world.fail("requests never end: \(world.underWay.count) left") }
+            if let violation = world.violation { throw violation }
+            finishRemoval()
+        }
+    }
+
+    private func flushAll() throws(Violation) {
+        world.shared.mode = .writeBack
+        for core in world.cores where core.isAttached { beginFlush(core) }
+        try drain()
+        for core in world.cores where core.isAttached {
+            if world.flushesEnded[core.id] != 0 {
+                world.fail("the last flush of core \(core.id) failed")
+            }
+            if world.shared.sum(.dirtyLines, core: core.id) != 0 {
+                world.fail("core \(core.id) is dirty after its flush")
+            }
+            flushDevice(core)
+            world.checkCoreContents(core)
+            if let violation = world.violation { throw violation }
+        }
+    }
+
+    /// The user's FLUSH: what went to the core directly becomes durable, too.
+    private func flushDevice(_ core: SimulatedCore) {
+        core.device.makeDurable(core.device.unflushed)
+    }
+}
+
+// MARK: - Management while requests go on
+
+extension Simulation {
+    private func maybeManage() {
+        let scenario = world.scenario
+        if world.random.below(1000) < scenario.modeSwitchPerMille {
+            world.shared.mode =
+                [.writeBack, .writeThrough, .passThrough][world.random.below(3)]
+        }
+        if world.random.below(1000) < scenario.coreFlushPerMille {
+            let core = world.cores[world.random.below(world.cores.count)]
+            if core.isAttached, removing == nil, !flushing.contains(core.id) { beginFlush(core) }
+        }
+        for core in flushing where world.flushesEnded[core] != nil { flushing.remove(core) }
+        if removing == nil, flushing.isEmpty,
+            world.random.below(1000) < scenario.coreRemovalPerMille, scenario.errorPerMille == 0
+        {
+            removing = world.cores[world.random.below(world.cores.count)]
+            removing?.isPaused = true
+        }
+        finishRemoval()
+    }
+
+    private func beginFlush(_ core: SimulatedCore) {
+        world.flushesEnded[core.id] = nil
+        flushing.insert(core.id)
+        world.inboxes[Int(core.id) % workers.count].append(.beginFlush(core: core.id))
+    }
+
+    /// A core is taken away in steps: no more requests, flush, drop its lines, forget it; then it
+    /// comes back, and its content must be what was written.
+    private func finishRemoval() {
+        guard let core = removing, core.requestsUnderWay == 0 else { return }
+        if !flushing.contains(core.id), world.flushesEnded[core.id] == nil || !core.isFlushedForRemoval {
+            core.isFlushedForRemoval = true
+            beginFlush(core)
+            return
+        }
+        guard let result = world.flushesEnded[core.id] else { return }
+        flushing.remove(core.id)
+        if result != 0 { world.fail("the flush before the removal failed with \(result)") }
+        guard world.shared.sum(.dirtyLines, core: core.id) == 0 else {
+            world.fail("core \(core.id) is dirty after the flush before its removal")
+            return
+        }
+        guard world.shared.dropLines(core: core.id) else { return }
+        world.shared.removeCore(core.id)
+        flushDevice(core)
+        world.checkCoreContents(core)
+        world.addToCache(core)
+        core.isPaused = false
+        core.isFlushedForRemoval = false
+        world.flushesEnded[core.id] = nil
+        removing = nil
+    }
+}
+
+/// A worker: the product's turn loop over the simulated backend.
+private final class SimulatedWorker {
+    private var loop: TurnLoop<SimulatedBackend>
+
+    init(world: World, index: Int) {
+        let engine = Engine(shared: world.shared, worker: index, limits: world.scenario.limits)
+        loop = TurnLoop(
+            engine: engine, backend: SimulatedBackend(world: world, worker: index), eventMax: 8)
+    }
+
+    func turn() { loop.turn(mayWait: false) }
+    var isQuiescent: Bool { loop.isQuiescent }
+}

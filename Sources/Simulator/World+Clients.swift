@@ -1,0 +1,149 @@
+import CacheEngine
+
+/// The users' side: making up requests, and judging the answers.
+extension World {
+    func makeRequest() {
+        let candidates = cores.filter { $0.isAttached && !$0.isPaused }
+        guard !candidates.isEmpty else { return }
+        let core = candidates[random.below(candidates.count)]
+        let dice = random.below(100)
+        let operation: Request.Operation
+        if dice < scenario.flushPercent {
+            operation = .flush
+        } else if dice < scenario.flushPercent + scenario.discardPercent {
+            operation = .discard
+        } else {
+            operation = random.chance(scenario.writePercent) ? .write : .read
+        }
+        var request = Request(operation, core: core.id)
+        if operation != .flush { chooseRange(&request, core) }
+        if operation == .write {
+            request.forceUnitAccess = random.chance(scenario.forceUnitAccessPercent)
+        }
+        if overlapsDiscard(request) { return }
+        submit(request, core)
+    }
+
+    /// A discard at the same time as a write to the same sectors leaves anything at all: no user
+    /// does that, and nothing could be judged.
+    private func overlapsDiscard(_ request: Request) -> Bool {
+        guard request.operation == .write || request.operation == .discard else { return false }
+        let range = request.startSector..<request.startSector + UInt64(request.sectorCount)
+        let others = underWay.values.map(\.request) + requests.joined().map(\.request)
+        return others.contains { other in
+            guard other.core == request.core, other.operation != .read, other.operation != .flush,
+                request.operation == .discard || other.operation == .discard
+            else { return false }
+            return range.overlaps(other.startSector..<other.startSector + UInt64(other.sectorCount))
+        }
+    }
+
+    private func chooseRange(_ request: inout Request, _ core: SimulatedCore) {
+        let align = scenario.alignmentSectors
+        let longest =
+            request.operation == .discard
+            ? min(core.sectorCount / 2, scenario.requestSectorsMax * 8) : scenario.requestSectorsMax
+        var count = 1 + random.below(max(1, longest / align))
+        if random.chance(50) { count = 1 + random.below(min(count, 16)) }
+        let sectors = min(count * align, core.sectorCount)
+        let area = random.chance(80) ? min(scenario.hotSectors, core.sectorCount) : core.sectorCount
+        let start = random.below(max(1, area / align)) * align
+        request.startSector = UInt64(min(start, core.sectorCount - sectors))
+        request.sectorCount = UInt32(sectors)
+    }
+
+    private func submit(_ request: Request, _ core: SimulatedCore) {
+        let now = tick()
+        let client = ClientRequest(
+            origin: nextOrigin, request: request, core: core, begun: now, stamp: nextStamp)
+        nextOrigin += 1
+        nextStamp += 1
+        core.requestsUnderWay += 1
+        note(client, "begins")
+        if request.operation == .write {
+            for sector in client.sectors { core.history[sector].writeBegan(client.stamp, at: now) }
+        } else if request.operation == .discard {
+            for sector in client.sectors { core.history[sector].writeBegan(0, at: now) }
+        }
+        requests[random.below(scenario.workerCount)].append(client)
+    }
+
+    func answered(_ client: ClientRequest, result: Int32) {
+        guard underWay.removeValue(forKey: client.origin) != nil else {
+            fail("a request was answered twice")
+            return
+        }
+        let now = tick()
+        client.core.requestsUnderWay -= 1
+        note(client, "answered \(result)")
+        if result != 0, scenario.errorPerMille == 0 {
+            fail("\(client.request) failed with \(result) although no device did")
+        }
+        switch client.request.operation {
+        case .read:
+            if result == 0 { checkRead(client, at: now) }
+        case .write:
+            for sector in client.sectors {
+                client.core.history[sector].writeEnded(client.stamp, at: now, certain: result == 0)
+            }
+        case .discard:
+            for sector in client.sectors {
+                client.core.history[sector].writeEnded(0, at: now, certain: false)
+            }
+        case .flush: break
+        }
+    }
+
+    private func note(_ client: ClientRequest, _ what: String) {
+        guard let trace else { return }
+        let sectors = client.request.operation == .flush ? 0..<Int.max : client.sectors
+        trace.note(
+            core: client.core.id, sectors: sectors,
+            "\(eventCount) \(client.request.operation) \(client.stamp) \(what) \(client.sectors)"
+                + " mode \(shared.mode) slot \(client.slot.map(String.init) ?? "-")")
+    }
+
+    /// Fails, with what happened to the sector lately.
+    private func fail(_ core: SimulatedCore, _ sector: Int, _ text: String) {
+        let history = "may be: \(core.history[sector].text)"
+        let events = trace?.lines(core: core.id, sector: sector) ?? []
+        fail((["core \(core.id) sector \(sector) \(text)", history] + events)
+            .joined(separator: "\n"))
+    }
+
+    private func checkRead(_ client: ClientRequest, at now: UInt64) {
+        for (index, sector) in client.sectors.enumerated() {
+            let stamp = client.buffer.stamps[index]
+            if !client.core.history[sector].readEnded(stamp, begun: client.begun, at: now) {
+                fail(client.core, sector, "was read as \(stamp) from \(client.begun) to \(now)")
+                return
+            }
+        }
+    }
+
+    /// After everything was flushed: each core holds what a read would be allowed to return.
+    func checkCoreContents(_ core: SimulatedCore) {
+        let now = tick()
+        for sector in 0..<core.sectorCount {
+            let stamp = core.device.read(sector)
+            if !core.history[sector].readEnded(stamp, begun: now, at: now) {
+                fail(core, sector, "holds \(stamp) on the core after the flush")
+                return
+            }
+            if core.device.durable[sector] != stamp {
+                fail(core, sector, "is not durable on the core after the flush")
+                return
+            }
+        }
+    }
+
+    func pruneHistories() {
+        let oldest = underWay.values.map(\.begun).min() ?? .max
+        let waiting = requests.joined().map(\.begun).min() ?? .max
+        for core in cores {
+            for sector in core.history.indices {
+                core.history[sector].prune(oldestRead: min(oldest, waiting))
+            }
+        }
+    }
+}

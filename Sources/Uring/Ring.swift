@@ -1,0 +1,160 @@
+import CLiburing
+
+/// Why a ring could not be made or used.
+package struct RingError: Error, Equatable, Sendable {
+    /// The step that failed, for example "set up".
+    package let step: String
+    package let errno: Int32
+
+    package init(step: String, errno: Int32) {
+        self.step = step
+        self.errno = errno
+    }
+}
+
+/// One io_uring, made and used by one thread.
+package struct Ring: ~Copyable {
+    private let ring: UnsafeMutablePointer<io_uring>
+    private var files: [Bool] = []
+
+    package init(entries: UInt32, completions: UInt32) throws(RingError) {
+        ring = .allocate(capacity: 1)
+        var parameters = io_uring_params()
+        let result = Self.setUp(ring, entries, completions, &parameters)
+        guard result == 0 else {
+            ring.deallocate()
+            throw RingError(step: "set up", errno: -result)
+        }
+        _ = io_uring_register_ring_fd(ring)
+    }
+
+    private static func setUp(
+        _ ring: UnsafeMutablePointer<io_uring>, _ entries: UInt32, _ completions: UInt32,
+        _ parameters: inout io_uring_params
+    ) -> Int32 {
+        let owned = UInt32(IORING_SETUP_CQSIZE) | 1 << 8 | 1 << 12 | 1 << 13
+        parameters.flags = owned
+        parameters.cq_entries = completions
+        let result = io_uring_queue_init_params(entries, ring, &parameters)
+        guard result == -22 else { return result }
+        parameters = io_uring_params()
+        parameters.flags = UInt32(IORING_SETUP_CQSIZE)
+        parameters.cq_entries = completions
+        return io_uring_queue_init_params(entries, ring, &parameters)
+    }
+
+    deinit {
+        io_uring_queue_exit(ring)
+        ring.deallocate()
+    }
+
+    package mutating func registerFiles(count: UInt32) throws(RingError) {
+        let result = io_uring_register_files_sparse(ring, count)
+        guard result >= 0 else { throw RingError(step: "register files", errno: -result) }
+        files = [Bool](repeating: false, count: Int(count))
+    }
+
+    package func freeFile(from first: UInt32) -> UInt32? {
+        (Int(first)..<files.count).first { !files[$0] }.map { UInt32($0) }
+    }
+
+    /// 0 or -errno; -1 empties the place.
+    package mutating func setFile(_ file: UInt32, descriptor: Int32) -> Int32 {
+        var descriptor = descriptor
+        let result = io_uring_register_files_update(ring, file, &descriptor, 1)
+        if result >= 0 { files[Int(file)] = descriptor >= 0 }
+        return min(result, 0)
+    }
+
+    private func next() -> UnsafeMutablePointer<io_uring_sqe>? { io_uring_get_sqe(ring) }
+
+    package mutating func prepareRead(
+        file: UInt32, into address: UnsafeMutableRawPointer, byteCount: UInt32, offset: UInt64,
+        userData: UInt64
+    ) -> Bool {
+        guard let sqe = next() else { return false }
+        io_uring_prep_read(sqe, Int32(file), address, byteCount, offset)
+        return finish(sqe, userData)
+    }
+
+    package mutating func prepareWrite(
+        file: UInt32, from address: UnsafeMutableRawPointer, byteCount: UInt32, offset: UInt64,
+        isDurable: Bool, userData: UInt64
+    ) -> Bool {
+        guard let sqe = next() else { return false }
+        io_uring_prep_write(sqe, Int32(file), address, byteCount, offset)
+        if isDurable { sqe.pointee.rw_flags = 2 }  // RWF_DSYNC
+        return finish(sqe, userData)
+    }
+
+    package mutating func prepareFlush(file: UInt32, userData: UInt64) -> Bool {
+        guard let sqe = next() else { return false }
+        io_uring_prep_fsync(sqe, Int32(file), 1)  // IORING_FSYNC_DATASYNC
+        return finish(sqe, userData)
+    }
+
+    /// The block layer's discard command (kernels from 6.12).
+    package mutating func prepareDiscard(
+        file: UInt32, offset: UInt64, byteCount: UInt64, userData: UInt64
+    ) -> Bool {
+        guard let sqe = next() else { return false }
+        io_uring_prep_nop(sqe)
+        sqe.pointee.opcode = UInt8(IORING_OP_URING_CMD.rawValue)
+        sqe.pointee.fd = Int32(file)
+        sqe.pointee.cmd_op = 0x1200  // BLOCK_URING_CMD_DISCARD
+        sqe.pointee.addr = offset
+        sqe.pointee.addr3 = byteCount
+        return finish(sqe, userData)
+    }
+
+    package mutating func preparePunchHole(
+        file: UInt32, offset: UInt64, byteCount: UInt64, userData: UInt64
+    ) -> Bool {
+        guard let sqe = next() else { return false }
+        let punchHoleKeepSize: Int32 = 3
+        io_uring_prep_fallocate(
+            sqe, Int32(file), punchHoleKeepSize, __off_t(offset), __off_t(byteCount))
+        return finish(sqe, userData)
+    }
+
+    @inline(__always)
+    private func finish(_ sqe: UnsafeMutablePointer<io_uring_sqe>, _ userData: UInt64) -> Bool {
+        sqe.pointee.flags |= 1  // IOSQE_FIXED_FILE
+        sqe.pointee.user_data = userData
+        return true
+    }
+
+    /// Hands over what was prepared and waits for so many completions.
+    package mutating func submit(waitFor count: UInt32) {
+        while true {
+            let result =
+                count > 0
+                ? io_uring_submit_and_wait(ring, count) : io_uring_submit_and_get_events(ring)
+            if result >= 0 { return }
+            switch -result {
+            case 4, 11, 16, 62:  // EINTR, EAGAIN, EBUSY, ETIME
+                if count == 0 { return }
+            default: preconditionFailure("io_uring_enter failed: \(-result)")
+            }
+            if io_uring_cq_ready(ring) > 0 { return }
+        }
+    }
+
+    /// Takes completions, as many as there are and fit.
+    package mutating func drain(
+        into taken: UnsafeMutablePointer<(userData: UInt64, result: Int32)>, capacity: Int
+    ) -> Int {
+        var count = 0
+        var head: UInt32 = ring.pointee.cq.khead.pointee
+        let ready = io_uring_cq_ready(ring)
+        let mask = ring.pointee.cq.ring_mask
+        while count < min(Int(ready), capacity) {
+            let cqe = ring.pointee.cq.cqes + Int(head & mask)
+            taken[count] = (cqe.pointee.user_data, cqe.pointee.res)
+            head &+= 1
+            count += 1
+        }
+        io_uring_cq_advance(ring, UInt32(count))
+        return count
+    }
+}
