@@ -161,7 +161,11 @@ extension Runner {
 
     /// The id and the devices are free for the next start when the server has gone.
     private func untilGone(_ cache: UInt16) async {
-        for _ in 0..<500 where RunningCaches.listener(cacheID: cache) != .absent {
+        for _ in 0..<1000 {
+            let isGone =
+                RunningCaches.listener(cacheID: cache) == .absent
+                && !RunningCaches.isClaimed(cacheID: cache)
+            if isGone { return }
             try? await Task.sleep(for: .milliseconds(10))
         }
     }

@@ -37,6 +37,27 @@ package enum RunningCaches {
         return errno == EACCES || errno == EPERM ? .denied : .absent
     }
 
+    /// Whether a server still holds its claim on the id, listening or not. The kernel's list of
+    /// locks is read, for trying the lock would disturb a server that is about to take it.
+    package static func isClaimed(cacheID: UInt16) -> Bool {
+        var status = stat()
+        guard stat(RunDirectory.lockPath(cacheID: cacheID), &status) == 0,
+            let locks = fopen("/proc/locks", "re")
+        else { return false }
+        defer { fclose(locks) }
+        var line = [CChar](repeating: 0, count: 256)
+        while fgets(&line, Int32(line.count), locks) != nil {
+            let text = String(
+                decoding: line.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
+            let fields = text.split(separator: " ")
+            guard fields.count > 5, fields[1] == "FLOCK" else { continue }
+            if fields[5].split(separator: ":").last == Substring(String(status.st_ino)) {
+                return true
+            }
+        }
+        return false
+    }
+
     private static func socketIDs() -> [UInt16] {
         guard let directory = opendir(RunDirectory.path) else { return [] }
         defer { closedir(directory) }

@@ -19,6 +19,11 @@ package enum RunDirectory {
         "\(path)/\(socketName(cacheID: cacheID))"
     }
 
+    /// The file that the server of a cache keeps locked as long as it lives.
+    package static func lockPath(cacheID: UInt16) -> String {
+        "\(path)/cache-\(cacheID).lock"
+    }
+
     /// The cache a directory entry belongs to, or nil for any other file.
     package static func cacheID(socketName: String) -> UInt16? {
         guard socketName.hasPrefix("cache-"), socketName.hasSuffix(".sock") else { return nil }

@@ -224,6 +224,16 @@ extension ProcessTests {
             #expect(RunningCaches.listener(cacheID: 1) == .absent)
         }
 
+        @Test func aLockTellsThatAServerLives() throws {
+            #expect(!RunningCaches.isClaimed(cacheID: 5))
+            let lock = open(try folder.file("cache-5.lock", ""), O_RDWR)
+            #expect(!RunningCaches.isClaimed(cacheID: 5))
+            #expect(flock(lock, LOCK_EX) == 0)
+            #expect(RunningCaches.isClaimed(cacheID: 5))
+            close(lock)
+            #expect(!RunningCaches.isClaimed(cacheID: 5))
+        }
+
         @Test func leavingWriteBackNeedsAWordAboutDirtyData() async {
             let polls = Atomic(3)
             let server = FakeServer(cacheID: 1) { call in
