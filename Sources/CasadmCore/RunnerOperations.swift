@@ -71,11 +71,11 @@ extension Runner {
                 try await connection.removeCore(core, flush: flush)
             }
         } catch ControlError.refused(let body) where body.code == ErrorBody.Code.coreInactive {
-            throw Failure(
-                "Core is inactive. To manage the inactive core use '--remove-inactive' command.")
+            throw Self.inactiveCore
         } catch {
             throw failure(error, after: attempt)
         }
+        if status.error?.code == ErrorBody.Code.coreInactive { throw Self.inactiveCore }
         return try answer(
             status, attempt: [attempt],
             interrupted:
@@ -152,6 +152,9 @@ extension Runner {
             return Answer()
         }
     }
+
+    private static let inactiveCore = Failure(
+        "Core is inactive. To manage the inactive core use '--remove-inactive' command.")
 
     private static func mountedFailure(_ line: String, _ mounts: [String]) -> Failure {
         var failure = Failure(line)

@@ -36,7 +36,8 @@ extension ProcessTests {
             ("-T -i 4", "Error while stopping cache 4\nCache ID does not exist\n"),
             (
                 "-R -i 4 -j 1",
-                "Error while removing core device 1 from cache instance 4\nCache ID does not exist\n"
+                "Error while removing core device 1 from cache instance 4\n"
+                    + "Cache ID does not exist\n"
             ),
             (
                 "-Z -i 4", "Error encountered while resetting counters\nCache ID does not exist\n"
@@ -186,8 +187,8 @@ extension ProcessTests {
             #expect(
                 run.complaints == """
                     You have interrupted flushing of cache dirty data. CAS continues to operate
-                    normally and dirty data that remains on cache device will be flushed by cleaning \
-                    thread.
+                    normally and dirty data that remains on cache device will be flushed by \
+                    cleaning thread.
 
                     """)
             #expect(server.calls.contains("DELETE /v1/operations/7"))
@@ -270,7 +271,8 @@ extension ProcessTests {
             let run = await Run.casadm("-R -i 1 -j 1 -f")
             #expect(
                 run.complaints
-                    == "Core is inactive. To manage the inactive core use '--remove-inactive' command.\n"
+                    == "Core is inactive. To manage the inactive core use '--remove-inactive' "
+                    + "command.\n"
             )
             #expect(server.calls.last == "DELETE /v1/cores/1?flush=false")
         }

@@ -49,7 +49,7 @@ extension ProcessTests {
                 """
             _ = try start(script, StartOptions(cacheDevice: "a"))
             let log = try String(contentsOfFile: folder.path + "/log/casd.log", encoding: .utf8)
-            // Descriptor 4 is the directory that ls reads; process and session have the same number.
+            // Descriptor 4 is the directory that ls reads; process and session share a number.
             #expect(log == "0 1 2 3 4 /\n/dev/null\n1\n")
         }
 
@@ -65,7 +65,8 @@ extension ProcessTests {
             let log = folder.path + "/log/casd.log"
             #expect(
                 throws: Failure(
-                    "casd ended with exit code 7 before it was ready. The end of \(log) may say why."
+                    "casd ended with exit code 7 before it was ready. "
+                        + "The end of \(log) may say why."
                 )
             ) { try start("exit 7", StartOptions(cacheDevice: "a")) }
             #expect(
