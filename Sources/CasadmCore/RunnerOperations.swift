@@ -6,7 +6,7 @@ extension Runner {
     func flush(_ cache: UInt16, _ core: UInt16?) async throws(Failure) -> Answer {
         let status: OperationStatus
         do {
-            let connection = try CacheConnection(cacheID: cache)
+            let connection = try CacheConnection(cacheID: cache, in: session.runDirectory)
             let name = core == nil ? "Flushing cache" : "Flushing core"
             status = try await watch(connection, name) { () async throws(ControlError) in
                 try await connection.flush(core: core)
@@ -26,7 +26,7 @@ extension Runner {
         let attempt = "Error while stopping cache \(cache)"
         let status: OperationStatus
         do {
-            let connection = try CacheConnection(cacheID: cache)
+            let connection = try CacheConnection(cacheID: cache, in: session.runDirectory)
             let mounts = Mounts.current()
             let mounted = try await connection.snapshot().cores.flatMap(mounts.lines(of:))
             guard mounted.isEmpty else {
@@ -57,7 +57,7 @@ extension Runner {
         let attempt = "Error while removing core device \(core) from cache instance \(cache)"
         let status: OperationStatus
         do {
-            let connection = try CacheConnection(cacheID: cache)
+            let connection = try CacheConnection(cacheID: cache, in: session.runDirectory)
             let mounts = Mounts.current()
             let mounted = try await connection.snapshot().cores.filter { $0.id == core }
                 .flatMap(mounts.lines(of:))
@@ -88,7 +88,7 @@ extension Runner {
         let connection: CacheConnection
         let current: CacheMode
         do {
-            connection = try CacheConnection(cacheID: cache)
+            connection = try CacheConnection(cacheID: cache, in: session.runDirectory)
             current = try await connection.snapshot().mode
         } catch {
             throw failure(error, after: "Error while retrieving cache properties.")
@@ -166,8 +166,8 @@ extension Runner {
     private func untilGone(_ cache: UInt16) async {
         for _ in 0..<1000 {
             let isGone =
-                RunningCaches.listener(cacheID: cache) == .absent
-                && !RunningCaches.isClaimed(cacheID: cache)
+                runningCaches.listener(cacheID: cache) == .absent
+                && !runningCaches.isClaimed(cacheID: cache)
             if isGone { return }
             try? await Task.sleep(for: .milliseconds(10))
         }

@@ -35,12 +35,12 @@ final class FakeServer: Sendable {
     var calls: [String] { log.withLock { $0 } }
 
     init(
-        cacheID: UInt16, version: String = String(Endpoints.protocolVersion),
+        cacheID: UInt16, in directory: String, version: String = String(Endpoints.protocolVersion),
         _ handler: @escaping Handler
     ) {
         self.handler = handler
         self.version = version
-        socketPath = RunDirectory.socketPath(cacheID: cacheID)
+        socketPath = RunDirectory.socketPath(cacheID: cacheID, in: directory)
         listener = Self.listen(socketPath)
         let thread = Thread { [self] in serve() }
         thread.start()
@@ -53,8 +53,8 @@ final class FakeServer: Sendable {
     }
 
     /// A socket as a killed server leaves it.
-    static func leaveStaleSocket(cacheID: UInt16) {
-        close(listen(RunDirectory.socketPath(cacheID: cacheID)))
+    static func leaveStaleSocket(cacheID: UInt16, in directory: String) {
+        close(listen(RunDirectory.socketPath(cacheID: cacheID, in: directory)))
     }
 
     private static func listen(_ path: String) -> Int32 {

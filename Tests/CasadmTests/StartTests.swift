@@ -4,7 +4,7 @@ import Testing
 
 @testable import CasadmCore
 
-/// Tests that write and start programs, change the environment or send signals: one at a time.
+/// Tests that write and start programs or send signals: one at a time.
 @Suite(.serialized) struct ProcessTests {}
 
 extension ProcessTests {
