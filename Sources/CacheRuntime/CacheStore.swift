@@ -1,0 +1,252 @@
+package import CacheFormat
+
+/// The metadata on a cache device: superblock, configuration, set pages.
+///
+/// Every change is atomic and survives a power cut at any write:
+/// 1. A configuration is written to the slot that the superblock does not name, then flushed.
+/// 2. The superblock goes to slot 0, flush, slot 1, flush. Until the first of them is whole the old
+///    one counts, from then on the new one.
+/// 3. Only then the other configuration slot is overwritten, with the same configuration.
+/// So both copies of both tell the same, and one damaged copy of either is no loss.
+package final class CacheStore {
+    package let medium: any StoreMedium
+    package let geometry: Geometry
+    package private(set) var superblock: Superblock
+    package private(set) var configuration: Configuration
+    /// The configuration slot that is certainly whole.
+    private var configurationSlot: Int
+
+    private init(
+        _ medium: any StoreMedium, _ geometry: Geometry, _ superblock: Superblock,
+        _ configuration: Configuration, configurationSlot: Int
+    ) {
+        self.medium = medium
+        self.geometry = geometry
+        self.superblock = superblock
+        self.configuration = configuration
+        self.configurationSlot = configurationSlot
+    }
+
+    private static let superblockOffsets = [
+        Geometry.superblockOffsets.0, Geometry.superblockOffsets.1,
+    ]
+    private static let configurationOffsets = [
+        Geometry.configurationOffsets.0, Geometry.configurationOffsets.1,
+    ]
+}
+
+// MARK: - Formatting
+
+extension CacheStore {
+    /// Makes a new, empty cache. Whatever the device held is lost.
+    ///
+    /// Set pages that an earlier cache left are not erased: the new epoch makes them foreign.
+    package static func format(
+        _ medium: any StoreMedium, cacheID: UInt16, lineBytes: UInt32,
+        configuration: Configuration
+    ) throws(CacheError) -> CacheStore {
+        guard let geometry = Geometry.forDevice(byteCount: medium.byteCount, lineBytes: lineBytes)
+        else {
+            throw CacheError(
+                .tooSmall,
+                "The cache device '\(medium.path)' is too small: it has \(medium.byteCount >> 20) "
+                    + "MiB, and at least \(Geometry.deviceBytesMin >> 20) MiB are needed.")
+        }
+        let superblock = Superblock(
+            uuid: UInt128.random(in: 1 ... .max), epoch: UInt64.random(in: 1 ... .max),
+            cacheID: cacheID, geometry: geometry)
+        // Nothing may stay that others take for theirs, or that is older than this cache.
+        let start = AlignedBytes(count: Int(Geometry.journalOffset))
+        try medium.write(start.readOnly, at: 0)
+        try medium.flush()
+        let store = CacheStore(
+            medium, geometry, superblock, configuration, configurationSlot: 1)
+        try store.save(configuration)
+        return store
+    }
+}
+
+// MARK: - Changing
+
+extension CacheStore {
+    /// Replaces the configuration.
+    package func save(_ configuration: Configuration) throws(CacheError) {
+        let bytes = try encoded(configuration)
+        let target = 1 - configurationSlot
+        try medium.write(bytes.readOnly, at: Self.configurationOffsets[target])
+        try medium.flush()
+        var next = superblock
+        next.configurationBytes = UInt32(bytes.length)
+        next.configurationChecksum = crc32c(
+            UnsafeRawBufferPointer(rebasing: bytes.readOnly[0..<bytes.length]))
+        try write(next)
+        configurationSlot = target
+        self.configuration = configuration
+        try medium.write(bytes.readOnly, at: Self.configurationOffsets[1 - target])
+        try medium.flush()
+    }
+
+    /// Must be durable before the first line is written: from now on only an orderly stop, or
+    /// recovery, makes the set pages on the device mean something.
+    package func markInUse(session: UInt64) throws(CacheError) {
+        var next = superblock
+        next.state = .inUse
+        next.session = session
+        next.setPageDigest = 0
+        try write(next)
+    }
+
+    /// The set pages and all data are durable on the device.
+    package func markClean(_ digest: SetPageDigest) throws(CacheError) {
+        var next = superblock
+        next.state = .clean
+        next.setPageDigest = digest.value
+        try write(next)
+    }
+
+    /// Both copies, one after the other.
+    private func write(_ changed: Superblock) throws(CacheError) {
+        var next = changed
+        next.generation += 1
+        let block = AlignedBytes(count: Superblock.Layout.byteCount)
+        next.encode(into: block.bytes)
+        for offset in Self.superblockOffsets {
+            try medium.write(block.readOnly, at: offset)
+            try medium.flush()
+        }
+        superblock = next
+    }
+
+    private final class EncodedConfiguration {
+        let aligned: AlignedBytes
+        let length: Int
+
+        init(_ bytes: [UInt8]) {
+            length = bytes.count
+            aligned = AlignedBytes(count: max((bytes.count + 4095) / 4096 * 4096, 4096))
+            aligned.bytes.copyBytes(from: bytes)
+        }
+
+        var readOnly: UnsafeRawBufferPointer { aligned.readOnly }
+    }
+
+    private func encoded(_ configuration: Configuration) throws(CacheError) -> EncodedConfiguration {
+        do {
+            return EncodedConfiguration(try configuration.encode())
+        } catch {
+            throw CacheError(
+                .tooMany,
+                "The configuration does not fit the cache device '\(medium.path)': there are too "
+                    + "many core devices with long names.")
+        }
+    }
+}
+
+// MARK: - Finding
+
+extension CacheStore {
+    /// What the superblock slots of a device say.
+    package enum Finding: Equatable, Sendable {
+        case nothing
+        case cache(Superblock)
+        case otherVersion(UInt32)
+        case unknownFeatures(UInt64)
+        case damaged
+    }
+
+    /// Reads both superblocks; the newer one of those that are whole counts.
+    package static func find(on medium: any StoreMedium) throws(CacheError) -> Finding {
+        let block = AlignedBytes(count: Superblock.Layout.byteCount)
+        var newest: Superblock?
+        var rejected: [Superblock.DecodeError] = []
+        for offset in superblockOffsets
+        where offset + UInt64(block.bytes.count) <= medium.byteCount {
+            try medium.read(into: block.bytes, at: offset)
+            do {
+                let superblock = try Superblock(decoding: block.bytes)
+                if superblock.generation >= newest?.generation ?? 0 { newest = superblock }
+            } catch {
+                rejected.append(error)
+            }
+        }
+        if let newest { return .cache(newest) }
+        for error in rejected {
+            switch error {
+            case .otherVersion(let version): return .otherVersion(version)
+            case .unknownFeatures(let bits): return .unknownFeatures(bits)
+            case .noMagic, .badChecksum, .badContent: continue
+            }
+        }
+        return rejected.allSatisfy { $0 == .noMagic } ? .nothing : .damaged
+    }
+
+    /// Opens the cache on a device. Its set pages are good only if `superblock.state` says so.
+    package static func open(_ medium: any StoreMedium) throws(CacheError) -> CacheStore {
+        let superblock = try usableSuperblock(on: medium)
+        guard let geometry = superblock.geometry else {
+            preconditionFailure("a decoded superblock has a geometry")
+        }
+        guard medium.byteCount >= superblock.requiredBytes else {
+            throw CacheError(
+                .sizeMismatch,
+                "The cache device '\(medium.path)' is smaller than its metadata say: it has "
+                    + "\(medium.byteCount) bytes, and the cache needs \(superblock.requiredBytes). "
+                    + "Give the device its old size back, or start a new cache with --force.")
+        }
+        for slot in 0...1 {
+            if let found = try configuration(of: superblock, slot: slot, on: medium) {
+                return CacheStore(
+                    medium, geometry, superblock, found, configurationSlot: slot)
+            }
+        }
+        throw CacheError(
+            .damaged,
+            "Metadata checksum is not correct. Metadata is damaged: neither copy of the "
+                + "configuration on '\(medium.path)' is the one the superblock names.")
+    }
+
+    private static func usableSuperblock(
+        on medium: any StoreMedium
+    ) throws(CacheError) -> Superblock {
+        switch try find(on: medium) {
+        case .cache(let superblock): return superblock
+        case .nothing:
+            throw CacheError(.noMetadata, "No metadata found on device '\(medium.path)'.")
+        case .otherVersion(let version):
+            throw CacheError(
+                .otherVersion,
+                "Metadata version mismatch: '\(medium.path)' has format version \(version), this "
+                    + "program knows version \(Superblock.Layout.versionValue).")
+        case .unknownFeatures(let bits):
+            throw CacheError(
+                .otherVersion,
+                "Metadata version mismatch: '\(medium.path)' uses features this program does not "
+                    + "know (bits 0x\(String(bits, radix: 16))).")
+        case .damaged:
+            throw CacheError(
+                .damaged,
+                "Metadata checksum is not correct. Metadata is damaged: both copies of the "
+                    + "superblock on '\(medium.path)'.")
+        }
+    }
+
+    private static func configuration(
+        of superblock: Superblock, slot: Int, on medium: any StoreMedium
+    ) throws(CacheError) -> Configuration? {
+        let length = Int(superblock.configurationBytes)
+        let block = AlignedBytes(count: max((length + 4095) / 4096 * 4096, 4096))
+        try medium.read(into: block.bytes, at: configurationOffsets[slot])
+        let bytes = UnsafeMutableRawBufferPointer(rebasing: block.bytes[0..<length])
+        guard crc32c(UnsafeRawBufferPointer(bytes)) == superblock.configurationChecksum else {
+            return nil
+        }
+        do {
+            return try Configuration(decoding: bytes)
+        } catch {
+            throw CacheError(
+                .damaged,
+                "The configuration on '\(medium.path)' cannot be understood (\(error)): another "
+                    + "version of this program wrote it.")
+        }
+    }
+}
