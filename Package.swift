@@ -31,9 +31,12 @@ let controlPlane: [Target] = [
         name: "ControlPlane",
         dependencies: [
             "ControlProtocol", "CacheRuntime", "CacheEngine", "CacheFormat", "Ublk", "CLinux",
+            "CSpawn",
             .product(name: "Hummingbird", package: "hummingbird"),
             .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             .product(name: "Logging", package: "swift-log"),
+            .product(name: "HTTPTypes", package: "swift-http-types"),
+            .product(name: "NIOCore", package: "swift-nio"),
         ], swiftSettings: house),
     .target(
         name: "ControlClient",
@@ -41,16 +44,19 @@ let controlPlane: [Target] = [
             "ControlProtocol",
             .product(name: "AsyncHTTPClient", package: "async-http-client"),
             .product(name: "NIOCore", package: "swift-nio"),
+            .product(name: "NIOHTTP1", package: "swift-nio"),
+        ], swiftSettings: house),
+    .target(name: "CSpawn"),
+    .target(
+        name: "CasadmCore",
+        dependencies: [
+            "ControlProtocol", "ControlClient", "CacheFormat", "CSpawn",
+            .product(name: "ArgumentParser", package: "swift-argument-parser"),
         ], swiftSettings: house),
 ]
 
 let programs: [Target] = [
-    .executableTarget(
-        name: "casadm",
-        dependencies: [
-            "ControlProtocol", "ControlClient", "CLinux",
-            .product(name: "ArgumentParser", package: "swift-argument-parser"),
-        ], swiftSettings: house),
+    .executableTarget(name: "casadm", dependencies: ["CasadmCore"], swiftSettings: house),
     .executableTarget(
         name: "casd",
         dependencies: [
@@ -87,6 +93,7 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+        .package(url: "https://github.com/apple/swift-http-types", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.101.0"),
         .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.0"),
         .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
@@ -100,7 +107,7 @@ let package = Package(
         tests("CacheEngineTests", ["CacheEngine", "CacheFormat"]),
         tests("CacheRuntimeTests", ["CacheRuntime", "CacheEngine", "CacheFormat", "CLinux"]),
         tests("ControlPlaneTests", ["ControlPlane", "ControlProtocol"]),
-        tests("CasadmTests", ["casadm", "ControlProtocol"]),
+        tests("CasadmTests", ["CasadmCore", "ControlClient", "ControlProtocol", "CacheFormat"]),
         tests("SimulatorTests", ["Simulator", "CacheEngine"]),
         tests("TidyTests", []),
     ]

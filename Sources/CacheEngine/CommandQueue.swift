@@ -24,8 +24,10 @@ struct CommandQueue: ~Copyable {
         count += 1
     }
 
-    @inline(__always) mutating func popFirst() -> Command? {
-        guard count > 0 else { return nil }
+    @inline(__always) var first: Command? { count > 0 ? commands[head] : nil }
+
+    @inline(__always) mutating func removeFirst() -> Command {
+        precondition(count > 0, "a command is taken that nobody gave")
         let command = commands[head]
         head = (head &+ 1) & (capacity - 1)
         count -= 1

@@ -2,7 +2,8 @@ import CBytes
 import CacheFormat
 
 /// Reading: what is valid comes from the cache, the rest from the core; what came from the core
-/// then fills the cache, after the answer.
+/// then fills the cache, after the answer. A read waits only for a line whose missing granules
+/// somebody else is bringing at that moment; then it is a hit.
 ///
 /// Rule 8 (nothing enters the cache that a write may have overtaken): a line to be filled is held
 /// exclusively from before the core read until it is valid, so every write to it waits; and it is
@@ -34,7 +35,15 @@ extension Engine {
             guess = way &+ 1
             let state = access.page.state(way)
             let usable = inserts ? state.valid : state.dirty
-            if granules(part, line: line) & ~usable != 0 { missing |= 1 << UInt16(line) }
+            guard granules(part, line: line) & ~usable != 0 else { continue }
+            // Somebody brings these granules now. In write-through a reader who began earlier may
+            // see the new data in the cache before the core has it: nobody may read the core then.
+            if access.sidecar.uses[way].isExclusive {
+                park(index, access)
+                access.sidecar.unlock()
+                return false
+            }
+            missing |= 1 << UInt16(line)
         }
         request.pointee.linesTouched &+= Int(part.pointee.lineCount)
         request.pointee.linesHit &+= Int(part.pointee.lineCount) &- missing.nonzeroBitCount

@@ -20,8 +20,8 @@ package struct EngineLimits: Sendable {
 /// step takes at most one set lock at a time and never keeps it. The product and the simulator
 /// run the same engine.
 ///
-/// Who waits for whom: reads never wait (a line that is being filled or written is read from the
-/// core, where the newest acknowledged data is); writes wait for whoever has the line exclusively.
+/// Who waits for whom: a read waits for whoever brings the granules it lacks, a write for whoever
+/// has the line exclusively, an exclusive use for writers and the cleaner.
 /// A part takes all its lines or none, and keeps none while it waits, so nothing can lock up.
 package struct Engine: ~Copyable {
     let shared: SharedCache
@@ -136,10 +136,21 @@ extension Engine {
         cleaner.resumeWaitingFlushes()
     }
 
-    /// The next thing to do; nil when there is nothing at the moment.
+    /// The next thing to do, the same one until it is `commandTaken`; nil when there is nothing.
     package mutating func nextCommand() -> Command? {
         if commands.count == 0 { pump() }
-        return commands.popFirst()
+        return commands.first
+    }
+
+    /// The command that `nextCommand` gave is on its way (or done, if it has no token).
+    ///
+    /// Only now may the slot of an answered request be given to another one.
+    package mutating func commandTaken() {
+        let command = commands.removeFirst()
+        switch command.kind {
+        case .answer where !command.keepsBuffer, .releaseSlot: requests.release(command.slot)
+        default: break
+        }
     }
 
     /// Background work that goes on when the foreground has nothing queued: a bounded piece.
@@ -282,10 +293,7 @@ extension Engine {
         command.result = request.pointee.result
         command.keepsBuffer = request.pointee.partsInUse > 0
         commands.append(command)
-        if !command.keepsBuffer {
-            requests.release(slot)
-            return
-        }
+        if !command.keepsBuffer { return }
         // The data read from the core is in the buffer: now it may go on into the cache.
         var index = request.pointee.firstPart
         while index != noSlot {
@@ -306,7 +314,6 @@ extension Engine {
         var command = Command(.releaseSlot)
         command.slot = slot
         commands.append(command)
-        requests.release(slot)
     }
 
     private func unlink(_ index: UInt32, from request: UnsafeMutablePointer<RequestSlot>) {

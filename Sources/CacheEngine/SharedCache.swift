@@ -14,7 +14,7 @@ package struct SharedCache: @unchecked Sendable {
 
     package let geometry: Geometry
     package let workerCount: Int
-    let pages: UnsafeMutableRawPointer
+    package let pages: UnsafeMutableRawPointer
     let sidecars: UnsafeMutableRawPointer
     let cores: UnsafeMutablePointer<CoreRow>
     private let control: UnsafeMutablePointer<ControlWords>

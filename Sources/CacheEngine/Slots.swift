@@ -135,7 +135,7 @@ struct Ways {
         get {
             precondition(line < 16)
             let word = line < 8 ? low : high
-            return UInt8(truncatingIfNeeded: word >> UInt64(line & 7) &* 8)
+            return UInt8(truncatingIfNeeded: word >> (UInt64(line & 7) &* 8))
         }
         set {
             precondition(line < 16)

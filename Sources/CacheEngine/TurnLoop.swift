@@ -28,11 +28,10 @@ package protocol TurnBackend: ~Copyable {
 /// One worker: its engine, its world, and the order of things. Shared by product and simulator.
 ///
 /// A turn is bounded: at most `eventMax` events, then the commands they led to, then one submit.
-/// Commands that do not fit are carried over, in order; none is dropped.
+/// Commands that do not fit stay with the engine, in order; none is dropped.
 package struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
     package var engine: Engine
     package var backend: Backend
-    private var carried: Command?
     /// A request that the engine could not take yet; no other is asked for meanwhile.
     private var waiting: (request: Request, origin: UInt64)?
     private let eventMax: Int
@@ -45,7 +44,7 @@ package struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
     }
 
     /// Whether nothing is under way that the engine or this loop knows of.
-    package var isQuiescent: Bool { engine.isQuiescent && carried == nil && waiting == nil }
+    package var isQuiescent: Bool { engine.isQuiescent && waiting == nil }
 
     /// One turn; true if something happened in it.
     @discardableResult
@@ -91,12 +90,9 @@ package struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
     /// True if a command was queued.
     private mutating func prepareCommands() -> Bool {
         var any = false
-        while let command = carried ?? engine.nextCommand() {
-            carried = nil
-            guard backend.prepare(command) else {
-                carried = command
-                return any
-            }
+        while let command = engine.nextCommand() {
+            guard backend.prepare(command) else { return any }
+            engine.commandTaken()
             any = true
         }
         return any

@@ -1,210 +1,185 @@
-/// What an admin has decided about a cache, and which cores it has.
+/// What a cache was told to be: everything that must come back after a restart.
+///
+/// | bytes | what |
+/// | --- | --- |
+/// | 0-7 | magic |
+/// | 8-15 | generation, the same as the superblock's that names it |
+/// | 16 | cache mode |
+/// | 17 | durability |
+/// | 18 | cleaning policy |
+/// | 19 | promotion policy |
+/// | 20-21 | number of cores |
+/// | 22-31 | reserved, zero |
+/// | 32… | the cores, one after the other |
+///
+/// A core: id (2), length of its path in bytes (2), core offset (4), size in sectors (8), flags
+/// (4), logical block size in bytes (4), sequential cutoff threshold in KiB (4), policy (1),
+/// reserved (3), path in UTF-8, zero bytes up to a multiple of 8.
 package struct Configuration: Equatable, Sendable {
-    package enum Mode: UInt8, Sendable {
-        case writeThrough = 0
-        case writeBack = 1
-        case passThrough = 2
+    package enum Mode: UInt8, Sendable, CaseIterable {
+        case writeThrough = 0, writeBack = 1, writeAround = 2, passThrough = 3, writeOnly = 4
     }
-    package enum CleaningPolicy: UInt8, Sendable {
-        case nop = 0
-        case alru = 1
-        case acp = 2
-    }
-    package enum PromotionPolicy: UInt8, Sendable {
-        case always = 0
-        case nhit = 1
-    }
-    package enum SequentialCutoffPolicy: UInt8, Sendable {
-        case always = 0
-        case full = 1
-        case never = 2
-    }
+    package enum Durability: UInt8, Sendable { case flush = 0, write = 1 }
+    package enum CleaningPolicy: UInt8, Sendable { case nop = 0, alru = 1, acp = 2 }
+    package enum PromotionPolicy: UInt8, Sendable { case always = 0, nhit = 1, ghost = 2 }
+    package enum CutoffPolicy: UInt8, Sendable { case full = 0, always = 1, never = 2 }
 
     package struct Core: Equatable, Sendable {
         /// 0 to 4095.
         package var id: UInt16
-        /// Where the core's first extent lies: added to every extent number.
+        /// Shifts the core's extents against other cores' sets.
         package var coreOffset: UInt32
         package var sectorCount: UInt64
-        package var sequentialCutoffKiB: UInt32 = 1024
-        package var sequentialCutoffPolicy = SequentialCutoffPolicy.full
+        package var logicalBlockBytes: UInt32
+        package var cutoffThresholdKiB: UInt32 = 1024
+        package var cutoffPolicy = CutoffPolicy.never
         package var devicePath: String
 
-        package init(id: UInt16, coreOffset: UInt32, sectorCount: UInt64, devicePath: String) {
+        package init(
+            id: UInt16, coreOffset: UInt32, sectorCount: UInt64, logicalBlockBytes: UInt32,
+            devicePath: String
+        ) {
             self.id = id
             self.coreOffset = coreOffset
             self.sectorCount = sectorCount
+            self.logicalBlockBytes = logicalBlockBytes
             self.devicePath = devicePath
         }
     }
 
     package var mode: Mode
-    package var cleaningPolicy = CleaningPolicy.alru
+    package var durability = Durability.flush
+    package var cleaningPolicy = CleaningPolicy.nop
     package var promotionPolicy = PromotionPolicy.always
-    /// By id, ascending.
     package var cores: [Core] = []
 
     package init(mode: Mode) { self.mode = mode }
 
-    package enum CodingError: Error, Equatable, Sendable {
-        case damaged
-        /// A record that must be understood and is not.
-        case unknownRecord(UInt16)
-        case tooLong
-    }
+    package static let magicValue: UInt64 = 0x464E_4F43_5341_4355  // "UCASCONF" in memory order.
+    private static let headBytes = 32
+    private static let coreHeadBytes = 32
+    package static let pathBytesMax = 4096
 }
 
-/// On the device a configuration is a row of records, each type (u16), reserved (u16, 0), length of
-/// the content in bytes (u32), content. What later versions add becomes a record of a new type:
-/// readers skip types they do not know, unless the type's top bit forbids it.
-///
-/// | type | content |
-/// | --- | --- |
-/// | 1 | cache: mode u8, cleaning policy u8, promotion policy u8, 0 u8 |
-/// | 2 | core: id u16, cutoff policy u8, 0 u8, core offset u32, cutoff KiB u32, 0 u32, sectors u64, path in UTF-8 |
 extension Configuration {
-    private enum RecordType: UInt16 {
-        case cache = 1
-        case core = 2
-
-        static let mustBeKnown: UInt16 = 0x8000
-    }
-
-    package func encode() throws(CodingError) -> [UInt8] {
-        var writer = RecordWriter()
-        writer.begin(RecordType.cache.rawValue)
-        writer.append(mode.rawValue)
-        writer.append(cleaningPolicy.rawValue)
-        writer.append(promotionPolicy.rawValue)
-        writer.append(UInt8(0))
-        writer.end()
+    /// The bytes for a configuration slot; fails if they do not fit.
+    package func encode(generation: UInt64) throws(FormatError) -> [UInt8] {
+        var bytes: [UInt8] = []
+        append(&bytes, Self.magicValue)
+        append(&bytes, generation)
+        bytes += [
+            mode.rawValue, durability.rawValue, cleaningPolicy.rawValue, promotionPolicy.rawValue,
+        ]
+        append(&bytes, UInt16(cores.count))
+        bytes += [UInt8](repeating: 0, count: 10)
+        precondition(bytes.count == Self.headBytes)
         for core in cores {
-            writer.begin(RecordType.core.rawValue)
-            writer.append(core.id)
-            writer.append(core.sequentialCutoffPolicy.rawValue)
-            writer.append(UInt8(0))
-            writer.append(core.coreOffset)
-            writer.append(core.sequentialCutoffKiB)
-            writer.append(UInt32(0))
-            writer.append(core.sectorCount)
-            writer.append(text: core.devicePath)
-            writer.end()
+            let path = Array(core.devicePath.utf8)
+            guard path.count <= Self.pathBytesMax else { throw .tooLarge("core device path") }
+            append(&bytes, core.id)
+            append(&bytes, UInt16(path.count))
+            append(&bytes, core.coreOffset)
+            append(&bytes, core.sectorCount)
+            append(&bytes, UInt32(0))
+            append(&bytes, core.logicalBlockBytes)
+            append(&bytes, core.cutoffThresholdKiB)
+            bytes += [core.cutoffPolicy.rawValue, 0, 0, 0]
+            bytes += path
+            while bytes.count % 8 != 0 { bytes.append(0) }
         }
-        guard writer.bytes.count <= Geometry.configurationBytesMax else { throw .tooLong }
-        return writer.bytes
+        guard bytes.count <= Geometry.configurationBytesMax else { throw .tooLarge("configuration") }
+        return bytes
     }
 
-    package init(decoding bytes: UnsafeMutableRawBufferPointer) throws(CodingError) {
-        var rest = RecordReader(bytes)
-        var found: Configuration?
-        var cores: [Core] = []
-        while !rest.isAtEnd {
-            let type = try rest.next(UInt16.self)
-            guard try rest.next(UInt16.self) == 0 else { throw .damaged }
-            var content = try rest.next(byteCount: Int(try rest.next(UInt32.self)))
-            switch RecordType(rawValue: type) {
-            case .cache: found = try Self.decodeCache(&content)
-            case .core: cores.append(try Core(&content))
-            case nil: if type & RecordType.mustBeKnown != 0 { throw .unknownRecord(type) }
+    private func append<T: FixedWidthInteger>(_ bytes: inout [UInt8], _ value: T) {
+        var left = value
+        for _ in 0..<MemoryLayout<T>.size {
+            bytes.append(UInt8(truncatingIfNeeded: left))
+            left >>= 8
+        }
+    }
+
+    /// Reads a configuration whose checksum the superblock has vouched for; believes no number.
+    package init(decoding bytes: [UInt8], generation: UInt64) throws(FormatError) {
+        var reader = Reader(bytes: bytes)
+        guard try reader.next(UInt64.self) == Self.magicValue,
+            try reader.next(UInt64.self) == generation
+        else { throw .damaged("configuration") }
+        guard let mode = Mode(rawValue: try reader.next(UInt8.self)),
+            let durability = Durability(rawValue: try reader.next(UInt8.self)),
+            let cleaning = CleaningPolicy(rawValue: try reader.next(UInt8.self)),
+            let promotion = PromotionPolicy(rawValue: try reader.next(UInt8.self))
+        else { throw .impossible("mode or policy") }
+        self.init(mode: mode)
+        self.durability = durability
+        cleaningPolicy = cleaning
+        promotionPolicy = promotion
+        let count = try reader.next(UInt16.self)
+        guard count <= 4096 else { throw .impossible("number of cores") }
+        try reader.skipZeros(10)
+        for _ in 0..<count {
+            let core = try Self.decodeCore(&reader)
+            guard !cores.contains(where: { $0.id == core.id }) else {
+                throw .impossible("core id")
             }
+            cores.append(core)
         }
-        guard let found, zip(cores, cores.dropFirst()).allSatisfy({ $0.id < $1.id }) else {
-            throw .damaged
-        }
-        self = found
-        self.cores = cores
+        guard reader.isAtEnd else { throw .damaged("configuration") }
     }
 
-    private static func decodeCache(
-        _ content: inout RecordReader
-    ) throws(CodingError) -> Configuration {
-        guard let mode = Mode(rawValue: try content.next(UInt8.self)),
-            let cleaning = CleaningPolicy(rawValue: try content.next(UInt8.self)),
-            let promotion = PromotionPolicy(rawValue: try content.next(UInt8.self))
-        else { throw .damaged }
-        var configuration = Configuration(mode: mode)
-        configuration.cleaningPolicy = cleaning
-        configuration.promotionPolicy = promotion
-        return configuration
+    private static func decodeCore(_ reader: inout Reader) throws(FormatError) -> Core {
+        let id = try reader.next(UInt16.self)
+        let pathBytes = Int(try reader.next(UInt16.self))
+        let coreOffset = try reader.next(UInt32.self)
+        let sectorCount = try reader.next(UInt64.self)
+        guard try reader.next(UInt32.self) == 0 else { throw .impossible("core flags") }
+        let blockBytes = try reader.next(UInt32.self)
+        let threshold = try reader.next(UInt32.self)
+        guard let policy = CutoffPolicy(rawValue: try reader.next(UInt8.self)) else {
+            throw .impossible("sequential cutoff policy")
+        }
+        try reader.skipZeros(3)
+        guard id < 4096, pathBytes <= pathBytesMax, sectorCount > 0, sectorCount < 1 << 55,
+            let path = try reader.text(pathBytes)
+        else { throw .impossible("core") }
+        try reader.skipZeros((8 - reader.position % 8) % 8)
+        var core = Core(
+            id: id, coreOffset: coreOffset, sectorCount: sectorCount,
+            logicalBlockBytes: blockBytes, devicePath: path)
+        core.cutoffThresholdKiB = threshold
+        core.cutoffPolicy = policy
+        return core
     }
 }
 
-extension Configuration.Core {
-    fileprivate init(_ content: inout RecordReader) throws(Configuration.CodingError) {
-        id = try content.next(UInt16.self)
-        guard
-            let policy = Configuration.SequentialCutoffPolicy(
-                rawValue: try content.next(UInt8.self))
-        else { throw .damaged }
-        sequentialCutoffPolicy = policy
-        _ = try content.next(UInt8.self)
-        coreOffset = try content.next(UInt32.self)
-        sequentialCutoffKiB = try content.next(UInt32.self)
-        _ = try content.next(UInt32.self)
-        sectorCount = try content.next(UInt64.self)
-        guard let path = content.restAsText(), !path.isEmpty, id < 4096, sectorCount > 0 else {
-            throw .damaged
+/// Walks over bytes that may end too early.
+private struct Reader {
+    let bytes: [UInt8]
+    private(set) var position = 0
+
+    init(bytes: [UInt8]) { self.bytes = bytes }
+
+    var isAtEnd: Bool { position == bytes.count }
+
+    mutating func next<T: FixedWidthInteger>(_: T.Type) throws(FormatError) -> T {
+        guard bytes.count - position >= MemoryLayout<T>.size else {
+            throw .damaged("configuration")
         }
-        devicePath = path
-    }
-}
-
-/// Appends records.
-private struct RecordWriter {
-    private(set) var bytes: [UInt8] = []
-    private var start = 0
-
-    mutating func begin(_ type: UInt16) {
-        append(type)
-        append(UInt16(0))
-        append(UInt32(0))
-        start = bytes.count
+        var value: T = 0
+        for index in (0..<MemoryLayout<T>.size).reversed() {
+            value = value << 8 | T(truncatingIfNeeded: bytes[position + index])
+        }
+        position += MemoryLayout<T>.size
+        return value
     }
 
-    /// Fills in the length of the record begun last.
-    mutating func end() {
-        let length = UInt32(bytes.count - start)
-        for index in 0..<4 { bytes[start - 4 + index] = UInt8(length >> (index * 8) & 0xff) }
+    mutating func skipZeros(_ count: Int) throws(FormatError) {
+        for _ in 0..<count where try next(UInt8.self) != 0 { throw .impossible("reserved bytes") }
     }
 
-    mutating func append<Value: FixedWidthInteger & BitwiseCopyable>(_ value: Value) {
-        withUnsafeBytes(of: value.littleEndian) { bytes.append(contentsOf: $0) }
-    }
-
-    mutating func append(text: String) { bytes.append(contentsOf: text.utf8) }
-}
-
-/// Reads records and never past their end.
-private struct RecordReader {
-    private let fields: ByteFields
-    private var next = 0
-    private let end: Int
-
-    init(_ bytes: UnsafeMutableRawBufferPointer) {
-        fields = ByteFields(bytes)
-        end = bytes.count
-    }
-
-    var isAtEnd: Bool { next == end }
-
-    mutating func next<Value: FixedWidthInteger & BitwiseCopyable>(
-        _: Value.Type
-    ) throws(Configuration.CodingError) -> Value {
-        let size = MemoryLayout<Value>.size
-        guard end - next >= size else { throw .damaged }
-        defer { next += size }
-        return fields.load((offset: next, size: size))
-    }
-
-    mutating func next(byteCount: Int) throws(Configuration.CodingError) -> RecordReader {
-        guard byteCount >= 0, end - next >= byteCount else { throw .damaged }
-        defer { next += byteCount }
-        return RecordReader(
-            UnsafeMutableRawBufferPointer(rebasing: fields.bytes[next..<next + byteCount]))
-    }
-
-    mutating func restAsText() -> String? {
-        defer { next = end }
-        return String(validating: fields.bytes[next..<end], as: UTF8.self)
+    mutating func text(_ count: Int) throws(FormatError) -> String? {
+        guard bytes.count - position >= count else { throw .damaged("configuration") }
+        defer { position += count }
+        return String(validating: bytes[position..<position + count], as: UTF8.self)
     }
 }

@@ -3,18 +3,18 @@ package import Synchronization
 /// The one table of offsets of a set page. In memory and on the device it is the same bytes,
 /// little endian.
 package enum SetPageLayout {
-    package static let magic = (offset: 0, size: 4)
-    package static let formatVersion = (offset: 4, size: 2)
-    package static let smallHand = (offset: 6, size: 1)
-    package static let mainHand = (offset: 7, size: 1)
-    package static let setNumber = (offset: 8, size: 8)
-    package static let sequence = (offset: 16, size: 8)
-    package static let epoch = (offset: 24, size: 8)
-    package static let checksum = (offset: 32, size: 4)
-    package static let reserved = (offset: 36, size: 28)
-    package static let fingerprints = (offset: 64, size: 224)
-    package static let replacement = (offset: 288, size: 224)
-    package static let entries = (offset: 512, size: 3584)
+    package static let magic: Field = (offset: 0, size: 4)
+    package static let formatVersion: Field = (offset: 4, size: 2)
+    package static let smallHand: Field = (offset: 6, size: 1)
+    package static let mainHand: Field = (offset: 7, size: 1)
+    package static let setNumber: Field = (offset: 8, size: 8)
+    package static let sequence: Field = (offset: 16, size: 8)
+    package static let epoch: Field = (offset: 24, size: 8)
+    package static let checksum: Field = (offset: 32, size: 4)
+    package static let reserved: Field = (offset: 36, size: 28)
+    package static let fingerprints: Field = (offset: 64, size: 224)
+    package static let replacement: Field = (offset: 288, size: 224)
+    package static let entries: Field = (offset: 512, size: 3584)
 
     package static let fields = [
         magic, formatVersion, smallHand, mainHand, setNumber, sequence, epoch, checksum, reserved,
@@ -121,5 +121,61 @@ package struct SetPageView {
         let mixed = (line >> 4 ^ UInt64(core) << 40) &* 0xD6E8_FEB8_6659_FD93
         let byte = UInt8(truncatingIfNeeded: mixed >> 56) ^ UInt8(truncatingIfNeeded: line & 15)
         return byte == 0 ? 128 : byte
+    }
+}
+
+// MARK: - On the device
+
+/// What a slot of a set page turned out to hold.
+package enum SetPageContent: Equatable, Sendable {
+    case valid(sequence: UInt64)
+    /// Nothing of this cache: never written since it was made.
+    case foreign
+    case damaged
+}
+
+extension SetPageView {
+    private var bytes: DiskBytes { DiskBytes(base: base, count: SetPageLayout.byteCount) }
+
+    package var sequence: UInt64 { bytes.load(SetPageLayout.sequence, as: UInt64.self) }
+    package var checksum: UInt32 { bytes.load(SetPageLayout.checksum, as: UInt32.self) }
+
+    /// Makes the page an empty one of set `set`.
+    package func makeEmpty(set: UInt64, epoch: UInt64) {
+        bytes.clear()
+        bytes.store(SetPageLayout.magicValue, SetPageLayout.magic)
+        bytes.store(SetPageLayout.version, SetPageLayout.formatVersion)
+        bytes.store(set, SetPageLayout.setNumber)
+        bytes.store(epoch, SetPageLayout.epoch)
+    }
+
+    /// Gives the page its sequence number and checksum, ready to be written.
+    ///
+    /// Bits of replacement bytes that mean nothing outside the process are cleared.
+    package func seal(sequence: UInt64) {
+        for way in 0..<SetPageLayout.ways { replacement[way] &= 0x8f }
+        bytes.store(sequence, SetPageLayout.sequence)
+        bytes.store(bytes.checksum(without: SetPageLayout.checksum), SetPageLayout.checksum)
+    }
+
+    /// Whether the bytes are the page of this set of this cache, whole.
+    ///
+    /// A page with a good checksum of another epoch is foreign. A page without magic is foreign,
+    /// too: the device held something else there. The caller knows whether that may be.
+    package func validate(set: UInt64, epoch: UInt64) -> SetPageContent {
+        guard bytes.load(SetPageLayout.magic, as: UInt32.self) == SetPageLayout.magicValue else {
+            return .foreign
+        }
+        guard
+            bytes.load(SetPageLayout.checksum, as: UInt32.self)
+                == bytes.checksum(without: SetPageLayout.checksum)
+        else { return .damaged }
+        guard bytes.load(SetPageLayout.epoch, as: UInt64.self) == epoch else { return .foreign }
+        guard bytes.load(SetPageLayout.setNumber, as: UInt64.self) == set,
+            bytes.load(SetPageLayout.formatVersion, as: UInt16.self) == SetPageLayout.version,
+            bytes.isZero(SetPageLayout.reserved), smallHand < SetPageLayout.ways,
+            mainHand < SetPageLayout.ways
+        else { return .damaged }
+        return .valid(sequence: sequence)
     }
 }

@@ -1,154 +1,154 @@
-/// The root of a cache device: what it is, how it is laid out, and whether it was left in order.
+/// The root of a cache device: which cache it is, where things are, which configuration is valid.
 ///
-/// Written to both slots, one after the other, with a flush between them: at any moment at least
-/// one copy is whole, and a damaged one is never the only one that tells the newest state. The
-/// copy with the higher generation counts.
+/// Both slots are written, one after the other, with a flush between them; the valid one with the
+/// higher generation counts. So at any moment at least one is whole, and a damaged one is never the
+/// only one that tells the newest state. A slot is only written after everything it names is
+/// durable.
 package struct Superblock: Equatable, Sendable {
-    /// Each change of the superblock or the configuration raises it.
-    package var generation: UInt64 = 0
-    package var uuid: UInt128
-    /// Changes at every format; set pages and journal blocks of another epoch mean nothing.
-    package var epoch: UInt64
-    /// Changes each time the cache is started; names the memory image that belongs to it.
-    package var session: UInt64 = 0
-    package var cacheID: UInt16
-    package var lineBytes: UInt32
-    package var setCount: UInt64
-    package var journalBlockCount: UInt64
-    /// The device must have at least so many bytes.
-    package var requiredBytes: UInt64
-    package var state: State = .new
-    /// `clean` only: `SetPageDigest` of all set pages, so that a stale one is noticed.
-    package var setPageDigest: UInt64 = 0
-    package var configurationBytes: UInt32 = 0
-    package var configurationChecksum: UInt32 = 0
-
-    package enum State: UInt8, Sendable {
-        /// Formatted and never used: no set page was written.
-        case new = 0
-        /// Stopped in order: the set pages on the device tell everything.
-        case clean = 1
-        /// Being used, or its user died.
-        case inUse = 2
-    }
-
-    /// Why 4096 bytes are not a superblock this version can use.
-    package enum DecodeError: Error, Equatable, Sendable {
-        /// No magic: never a cache of this kind.
-        case noMagic
-        case otherVersion(UInt32)
-        case badChecksum
-        /// The checksum is right and the content is not.
-        case badContent
-        /// Written with a feature (a bit each) that this version does not know.
-        case unknownFeatures(UInt64)
-    }
-
     package enum Layout {
-        package static let magic = (offset: 0, size: 8)
-        package static let version = (offset: 8, size: 4)
-        package static let checksum = (offset: 12, size: 4)
-        package static let featuresCompatible = (offset: 16, size: 8)
-        package static let featuresReadOnly = (offset: 24, size: 8)
-        package static let featuresIncompatible = (offset: 32, size: 8)
-        package static let generation = (offset: 40, size: 8)
-        package static let uuid = (offset: 48, size: 16)
-        package static let epoch = (offset: 64, size: 8)
-        package static let session = (offset: 72, size: 8)
-        package static let setCount = (offset: 80, size: 8)
-        package static let journalBlockCount = (offset: 88, size: 8)
-        package static let requiredBytes = (offset: 96, size: 8)
-        package static let setPageDigest = (offset: 104, size: 8)
-        package static let lineBytes = (offset: 112, size: 4)
-        package static let configurationBytes = (offset: 116, size: 4)
-        package static let configurationChecksum = (offset: 120, size: 4)
-        package static let cacheID = (offset: 124, size: 2)
-        package static let state = (offset: 126, size: 1)
-        package static let reserved = (offset: 127, size: 3969)
+        package static let magic: Field = (0, 8)
+        package static let formatVersion: Field = (8, 4)
+        package static let checksum: Field = (12, 4)
+        package static let compatibleFeatures: Field = (16, 8)
+        package static let readOnlyCompatibleFeatures: Field = (24, 8)
+        package static let incompatibleFeatures: Field = (32, 8)
+        package static let cacheUUID: Field = (40, 16)
+        package static let generation: Field = (56, 8)
+        package static let epoch: Field = (64, 8)
+        package static let session: Field = (72, 8)
+        package static let setCount: Field = (80, 8)
+        package static let journalBlockCount: Field = (88, 8)
+        package static let lineBytes: Field = (96, 4)
+        package static let cacheID: Field = (100, 2)
+        package static let state: Field = (102, 1)
+        package static let configurationSlot: Field = (103, 1)
+        package static let configurationBytes: Field = (104, 4)
+        package static let configurationChecksum: Field = (108, 4)
+        package static let dirtyLineCount: Field = (112, 8)
+        package static let setPageDigest: Field = (120, 8)
+        package static let reserved: Field = (128, 3968)
 
         package static let fields = [
-            magic, version, checksum, featuresCompatible, featuresReadOnly, featuresIncompatible,
-            generation, uuid, epoch, session, setCount, journalBlockCount, requiredBytes,
-            setPageDigest, lineBytes, configurationBytes, configurationChecksum, cacheID, state,
-            reserved,
+            magic, formatVersion, checksum, compatibleFeatures, readOnlyCompatibleFeatures,
+            incompatibleFeatures, cacheUUID, generation, epoch, session, setCount,
+            journalBlockCount, lineBytes, cacheID, state, configurationSlot, configurationBytes,
+            configurationChecksum, dirtyLineCount, setPageDigest, reserved,
         ]
         package static let byteCount = 4096
-        package static let magicValue: UInt64 = 0x5341_432d_4b4c_4255  // "UBLK-CAS" in memory order.
-        package static let versionValue: UInt32 = 1
     }
 
-    package init(uuid: UInt128, epoch: UInt64, cacheID: UInt16, geometry: Geometry) {
-        self.uuid = uuid
+    /// "UBLKCAS1" in memory order.
+    package static let magicValue: UInt64 = 0x3153_4143_4B4C_4255
+    package static let formatVersion: UInt32 = 1
+    /// Features of each kind that this program knows.
+    package static let knownIncompatible: UInt64 = 0
+    package static let knownReadOnlyCompatible: UInt64 = 0
+
+    package enum State: UInt8, Sendable {
+        /// In use, or its server ended without stopping it.
+        case inUse = 1
+        /// Stopped in order: every set page is on the device.
+        case cleanlyStopped = 2
+    }
+
+    package var cacheUUID: UInt128
+    /// Changes at every format: set pages and journal blocks of another epoch are foreign.
+    package var epoch: UInt64
+    package var generation: UInt64 = 0
+    /// Changes at every start; the memory image names it, too.
+    package var session: UInt64
+    package var geometry: Geometry
+    /// 1 to 16384.
+    package var cacheID: UInt16
+    package var state: State
+    /// Slot 0 or 1 of the configuration, its length and its CRC-32C.
+    package var configurationSlot = 0
+    package var configurationBytes: UInt32 = 0
+    package var configurationChecksum: UInt32 = 0
+    /// At the last clean stop; for whoever asks whether the cache may be thrown away.
+    package var dirtyLineCount: UInt64 = 0
+    /// At the last clean stop, `SetPageDigest` of all set pages; 0 while in use.
+    package var setPageDigest: UInt64 = 0
+
+    package init(
+        cacheUUID: UInt128, epoch: UInt64, session: UInt64, geometry: Geometry, cacheID: UInt16,
+        state: State
+    ) {
+        self.cacheUUID = cacheUUID
         self.epoch = epoch
+        self.session = session
+        self.geometry = geometry
         self.cacheID = cacheID
-        lineBytes = geometry.lineBytes
-        setCount = geometry.setCount
-        journalBlockCount = geometry.journalBlockCount
-        requiredBytes = geometry.requiredBytes
-    }
-
-    /// Nil only if the superblock was put together wrongly: `init(decoding:)` has checked it.
-    package var geometry: Geometry? {
-        Geometry(
-            lineBytes: lineBytes, setCount: setCount, journalBlockCount: journalBlockCount)
-    }
-}
-
-extension Superblock {
-    package func encode(into block: UnsafeMutableRawBufferPointer) {
-        precondition(block.count == Layout.byteCount)
-        block.initializeMemory(as: UInt8.self, repeating: 0)
-        let fields = ByteFields(block)
-        fields.store(Layout.magicValue, Layout.magic)
-        fields.store(Layout.versionValue, Layout.version)
-        fields.store(generation, Layout.generation)
-        fields.store(uuid, Layout.uuid)
-        fields.store(epoch, Layout.epoch)
-        fields.store(session, Layout.session)
-        fields.store(setCount, Layout.setCount)
-        fields.store(journalBlockCount, Layout.journalBlockCount)
-        fields.store(requiredBytes, Layout.requiredBytes)
-        fields.store(setPageDigest, Layout.setPageDigest)
-        fields.store(lineBytes, Layout.lineBytes)
-        fields.store(configurationBytes, Layout.configurationBytes)
-        fields.store(configurationChecksum, Layout.configurationChecksum)
-        fields.store(cacheID, Layout.cacheID)
-        fields.store(state.rawValue, Layout.state)
-        fields.store(fields.checksum(without: Layout.checksum), Layout.checksum)
-    }
-
-    /// The only door from bytes to a superblock.
-    package init(decoding block: UnsafeMutableRawBufferPointer) throws(DecodeError) {
-        precondition(block.count == Layout.byteCount)
-        let fields = ByteFields(block)
-        guard fields.load(UInt64.self, Layout.magic) == Layout.magicValue else { throw .noMagic }
-        // Of another version nothing is known but magic and version, not even the checksum.
-        let version = fields.load(UInt32.self, Layout.version)
-        guard version == Layout.versionValue else { throw .otherVersion(version) }
-        guard fields.load(Layout.checksum) == fields.checksum(without: Layout.checksum) else {
-            throw .badChecksum
-        }
-        let unknown = fields.load(UInt64.self, Layout.featuresIncompatible)
-        guard unknown == 0 else { throw .unknownFeatures(unknown) }
-        guard let state = State(rawValue: fields.load(Layout.state)),
-            fields.isZero(Layout.reserved)
-        else { throw .badContent }
-        generation = fields.load(Layout.generation)
-        uuid = fields.load(Layout.uuid)
-        epoch = fields.load(Layout.epoch)
-        session = fields.load(Layout.session)
-        setCount = fields.load(Layout.setCount)
-        journalBlockCount = fields.load(Layout.journalBlockCount)
-        requiredBytes = fields.load(Layout.requiredBytes)
-        setPageDigest = fields.load(Layout.setPageDigest)
-        lineBytes = fields.load(Layout.lineBytes)
-        configurationBytes = fields.load(Layout.configurationBytes)
-        configurationChecksum = fields.load(Layout.configurationChecksum)
-        cacheID = fields.load(Layout.cacheID)
         self.state = state
-        guard let geometry, geometry.requiredBytes == requiredBytes,
-            (1...16384).contains(cacheID),
-            configurationBytes <= UInt32(Geometry.configurationBytesMax)
-        else { throw .badContent }
+    }
+
+    /// Writes the slot's 4096 bytes.
+    package func encode(into bytes: DiskBytes) {
+        precondition(bytes.count == Layout.byteCount)
+        bytes.clear()
+        bytes.store(Self.magicValue, Layout.magic)
+        bytes.store(Self.formatVersion, Layout.formatVersion)
+        bytes.store(cacheUUID, Layout.cacheUUID)
+        bytes.store(generation, Layout.generation)
+        bytes.store(epoch, Layout.epoch)
+        bytes.store(session, Layout.session)
+        bytes.store(geometry.setCount, Layout.setCount)
+        bytes.store(geometry.journalBlockCount, Layout.journalBlockCount)
+        bytes.store(geometry.lineBytes, Layout.lineBytes)
+        bytes.store(cacheID, Layout.cacheID)
+        bytes.store(state.rawValue, Layout.state)
+        bytes.store(UInt8(configurationSlot), Layout.configurationSlot)
+        bytes.store(configurationBytes, Layout.configurationBytes)
+        bytes.store(configurationChecksum, Layout.configurationChecksum)
+        bytes.store(dirtyLineCount, Layout.dirtyLineCount)
+        bytes.store(setPageDigest, Layout.setPageDigest)
+        bytes.store(bytes.checksum(without: Layout.checksum), Layout.checksum)
+    }
+
+    /// Believes nothing: magic, version, checksum, features, then every number.
+    package init(decoding bytes: DiskBytes) throws(FormatError) {
+        precondition(bytes.count == Layout.byteCount)
+        guard bytes.load(Layout.magic, as: UInt64.self) == Self.magicValue else { throw .noMagic }
+        let version = bytes.load(Layout.formatVersion, as: UInt32.self)
+        guard
+            bytes.load(Layout.checksum, as: UInt32.self)
+                == bytes.checksum(without: Layout.checksum)
+        else { throw .damaged("superblock") }
+        guard version == Self.formatVersion else { throw .otherVersion(version) }
+        let features =
+            bytes.load(Layout.incompatibleFeatures, as: UInt64.self) & ~Self.knownIncompatible
+            | bytes.load(Layout.readOnlyCompatibleFeatures, as: UInt64.self)
+                & ~Self.knownReadOnlyCompatible
+        guard features == 0 else { throw .unknownFeatures(features) }
+        guard
+            let geometry = Geometry(
+                lineBytes: bytes.load(Layout.lineBytes, as: UInt32.self),
+                setCount: bytes.load(Layout.setCount, as: UInt64.self),
+                journalBlockCount: bytes.load(Layout.journalBlockCount, as: UInt64.self))
+        else { throw .impossible("geometry") }
+        guard let state = State(rawValue: bytes.load(Layout.state, as: UInt8.self)) else {
+            throw .impossible("state")
+        }
+        self.init(
+            cacheUUID: bytes.load(Layout.cacheUUID, as: UInt128.self),
+            epoch: bytes.load(Layout.epoch, as: UInt64.self),
+            session: bytes.load(Layout.session, as: UInt64.self), geometry: geometry,
+            cacheID: bytes.load(Layout.cacheID, as: UInt16.self), state: state)
+        try decodeRest(bytes)
+    }
+
+    private mutating func decodeRest(_ bytes: DiskBytes) throws(FormatError) {
+        generation = bytes.load(Layout.generation, as: UInt64.self)
+        configurationSlot = Int(bytes.load(Layout.configurationSlot, as: UInt8.self))
+        configurationBytes = bytes.load(Layout.configurationBytes, as: UInt32.self)
+        configurationChecksum = bytes.load(Layout.configurationChecksum, as: UInt32.self)
+        dirtyLineCount = bytes.load(Layout.dirtyLineCount, as: UInt64.self)
+        setPageDigest = bytes.load(Layout.setPageDigest, as: UInt64.self)
+        guard (1...16384).contains(cacheID) else { throw .impossible("cache id") }
+        guard configurationSlot < 2 else { throw .impossible("configuration slot") }
+        guard configurationBytes <= UInt32(Geometry.configurationBytesMax) else {
+            throw .impossible("configuration length")
+        }
+        guard bytes.isZero(Layout.reserved) else { throw .impossible("reserved bytes") }
     }
 }

@@ -10,11 +10,10 @@ extension CacheStore {
     /// for each set the slot it came from.
     ///
     /// Only after a clean stop: then every set has a page, and together they must be those of
-    /// the stop. A new cache has none, and `pages` stay as they are.
+    /// the stop.
     package func loadSetPages(into pages: UnsafeMutableRawPointer) throws(CacheError) -> [UInt8] {
+        precondition(superblock.state == .cleanlyStopped, "set pages of a cache in use")
         var slots = [UInt8](repeating: 0, count: Int(geometry.setCount))
-        if superblock.state == .new { return slots }
-        precondition(superblock.state == .clean, "set pages of a cache that was not stopped")
         var digest = SetPageDigest()
         var suspect: UInt64?
         let piece = (0...1).map { _ in AlignedBytes(count: Int(Self.setsPerPiece) * 4096) }
@@ -32,7 +31,7 @@ extension CacheStore {
                 if isSuspect, suspect == nil { suspect = set }
                 let page = SetPageView(base: pages + Int(set) * 4096)
                 page.base.copyMemory(from: address(piece[slot], index), byteCount: 4096)
-                digest.add(set: set, sequence: page.sequence, checksum: page.checksum)
+                digest.add(set: set, page)
                 slots[Int(set)] = UInt8(slot)
             }
         }
@@ -52,13 +51,15 @@ extension CacheStore {
     private func newest(
         _ set: UInt64, _ piece: [AlignedBytes], _ index: Int
     ) throws(CacheError) -> (slot: Int, isSuspect: Bool) {
-        let views = (0...1).map { SetPageView(base: address(piece[$0], index)) }
-        let verdicts = views.map { $0.unusable(set: set, epoch: superblock.epoch) }
-        let isSuspect = verdicts.contains(.damaged)
-        switch (verdicts[0], verdicts[1]) {
-        case (nil, nil): return (views[0].sequence >= views[1].sequence ? 0 : 1, isSuspect)
-        case (nil, _): return (0, isSuspect)
-        case (_, nil): return (1, isSuspect)
+        let contents = (0...1).map {
+            SetPageView(base: address(piece[$0], index))
+                .validate(set: set, epoch: superblock.epoch)
+        }
+        let isSuspect = contents.contains(.damaged)
+        switch (contents[0], contents[1]) {
+        case (.valid(let first), .valid(let second)): return (first >= second ? 0 : 1, isSuspect)
+        case (.valid, _): return (0, isSuspect)
+        case (_, .valid): return (1, isSuspect)
         default: throw damaged(set, "neither copy of its page is whole")
         }
     }
@@ -81,19 +82,18 @@ extension CacheStore {
             var targets: [(set: UInt64, slot: Int)] = []
             for set in first..<end {
                 let number = UInt32(set)
-                let page = shared.pageView(set: number)
+                let page = shared.pageView(number)
                 let isNew = page.sequence == 0
-                if isNew || shared.isChanged(set: number) {
-                    page.seal(set: set, epoch: superblock.epoch)
-                    let slot = isNew ? 0 : 1 - shared.newestSlot(set: number)
-                    targets.append((set, slot))
+                if isNew || shared.isChanged(number) {
+                    page.seal(sequence: page.sequence + 1)
+                    targets.append((set, isNew ? 0 : 1 - shared.newestSlot(number)))
                 }
-                digest.add(set: set, sequence: page.sequence, checksum: page.checksum)
+                digest.add(set: set, page)
             }
             for slot in 0...1 {
                 try store(targets.filter { $0.slot == slot }.map(\.set), slot, shared, piece)
             }
-            for (set, slot) in targets { shared.setStored(set: UInt32(set), slot: slot) }
+            for (set, slot) in targets { shared.noteStored(UInt32(set), slot: slot) }
         }
         try medium.flush()
         return digest
@@ -108,7 +108,7 @@ extension CacheStore {
             var end = start
             while end < sets.count, sets[end] == sets[start] + UInt64(end - start) {
                 address(piece, end - start).copyMemory(
-                    from: shared.pageView(set: UInt32(sets[end])).base, byteCount: 4096)
+                    from: shared.pageView(UInt32(sets[end])).base, byteCount: 4096)
                 end += 1
             }
             try medium.write(

@@ -2,29 +2,24 @@ package import CacheFormat
 
 /// The metadata on a cache device: superblock, configuration, set pages.
 ///
-/// Every change is atomic and survives a power cut at any write:
-/// 1. A configuration is written to the slot that the superblock does not name, then flushed.
+/// Superblock and configuration change together, atomically, and survive a power cut at any write:
+/// 1. The configuration goes to the slot that the superblock does not name, then a flush.
 /// 2. The superblock goes to slot 0, flush, slot 1, flush. Until the first of them is whole the old
 ///    one counts, from then on the new one.
 /// 3. Only then the other configuration slot is overwritten, with the same configuration.
 /// So both copies of both tell the same, and one damaged copy of either is no loss.
 package final class CacheStore {
     package let medium: any StoreMedium
-    package let geometry: Geometry
     package private(set) var superblock: Superblock
     package private(set) var configuration: Configuration
-    /// The configuration slot that is certainly whole.
-    private var configurationSlot: Int
+    package var geometry: Geometry { superblock.geometry }
 
     private init(
-        _ medium: any StoreMedium, _ geometry: Geometry, _ superblock: Superblock,
-        _ configuration: Configuration, configurationSlot: Int
+        _ medium: any StoreMedium, _ superblock: Superblock, _ configuration: Configuration
     ) {
         self.medium = medium
-        self.geometry = geometry
         self.superblock = superblock
         self.configuration = configuration
-        self.configurationSlot = configurationSlot
     }
 
     private static let superblockOffsets = [
@@ -38,11 +33,11 @@ package final class CacheStore {
 // MARK: - Formatting
 
 extension CacheStore {
-    /// Makes a new, empty cache. Whatever the device held is lost.
+    /// Makes a new, empty cache that is in use. Whatever the device held is lost.
     ///
     /// Set pages that an earlier cache left are not erased: the new epoch makes them foreign.
     package static func format(
-        _ medium: any StoreMedium, cacheID: UInt16, lineBytes: UInt32,
+        _ medium: any StoreMedium, cacheID: UInt16, lineBytes: UInt32, session: UInt64,
         configuration: Configuration
     ) throws(CacheError) -> CacheStore {
         guard let geometry = Geometry.forDevice(byteCount: medium.byteCount, lineBytes: lineBytes)
@@ -53,16 +48,23 @@ extension CacheStore {
                     + "MiB, and at least \(Geometry.deviceBytesMin >> 20) MiB are needed.")
         }
         let superblock = Superblock(
-            uuid: UInt128.random(in: 1 ... .max), epoch: UInt64.random(in: 1 ... .max),
-            cacheID: cacheID, geometry: geometry)
+            cacheUUID: UInt128.random(in: 1 ... .max), epoch: UInt64.random(in: 1 ... .max),
+            session: session, geometry: geometry, cacheID: cacheID, state: .inUse)
         // Nothing may stay that others take for theirs, or that is older than this cache.
         let start = AlignedBytes(count: Int(Geometry.journalOffset))
         try medium.write(start.readOnly, at: 0)
         try medium.flush()
-        let store = CacheStore(
-            medium, geometry, superblock, configuration, configurationSlot: 1)
+        let store = CacheStore(medium, superblock, configuration)
         try store.save(configuration)
         return store
+    }
+
+    /// Makes the pages of an empty cache, in memory.
+    package func makeEmptyPages(in pages: UnsafeMutableRawPointer) {
+        for set in 0..<geometry.setCount {
+            SetPageView(base: pages + Int(set) * SetPageLayout.byteCount)
+                .makeEmpty(set: set, epoch: superblock.epoch)
+        }
     }
 }
 
@@ -71,19 +73,7 @@ extension CacheStore {
 extension CacheStore {
     /// Replaces the configuration.
     package func save(_ configuration: Configuration) throws(CacheError) {
-        let bytes = try encoded(configuration)
-        let target = 1 - configurationSlot
-        try medium.write(bytes.readOnly, at: Self.configurationOffsets[target])
-        try medium.flush()
-        var next = superblock
-        next.configurationBytes = UInt32(bytes.length)
-        next.configurationChecksum = crc32c(
-            UnsafeRawBufferPointer(rebasing: bytes.readOnly[0..<bytes.length]))
-        try write(next)
-        configurationSlot = target
-        self.configuration = configuration
-        try medium.write(bytes.readOnly, at: Self.configurationOffsets[1 - target])
-        try medium.flush()
+        try commit(superblock, configuration)
     }
 
     /// Must be durable before the first line is written: from now on only an orderly stop, or
@@ -93,46 +83,56 @@ extension CacheStore {
         next.state = .inUse
         next.session = session
         next.setPageDigest = 0
-        try write(next)
+        try commit(next, configuration)
     }
 
     /// The set pages and all data are durable on the device.
-    package func markClean(_ digest: SetPageDigest) throws(CacheError) {
+    package func markClean(
+        _ digest: SetPageDigest, dirtyLineCount: UInt64
+    ) throws(CacheError) {
         var next = superblock
-        next.state = .clean
+        next.state = .cleanlyStopped
         next.setPageDigest = digest.value
+        next.dirtyLineCount = dirtyLineCount
+        try commit(next, configuration)
+    }
+
+    private func commit(
+        _ changed: Superblock, _ configuration: Configuration
+    ) throws(CacheError) {
+        var next = changed
+        next.generation += 1
+        let bytes = try encoded(configuration, next.generation)
+        let slot = 1 - superblock.configurationSlot
+        next.configurationSlot = slot
+        next.configurationBytes = UInt32(bytes.count)
+        next.configurationChecksum = bytes.withUnsafeBytes { checksum($0) }
+        let block = AlignedBytes(count: (bytes.count + 4095) / 4096 * 4096)
+        block.bytes.copyBytes(from: bytes)
+        try medium.write(block.readOnly, at: Self.configurationOffsets[slot])
+        try medium.flush()
         try write(next)
+        superblock = next
+        self.configuration = configuration
+        try medium.write(block.readOnly, at: Self.configurationOffsets[1 - slot])
+        try medium.flush()
     }
 
     /// Both copies, one after the other.
-    private func write(_ changed: Superblock) throws(CacheError) {
-        var next = changed
-        next.generation += 1
+    private func write(_ superblock: Superblock) throws(CacheError) {
         let block = AlignedBytes(count: Superblock.Layout.byteCount)
-        next.encode(into: block.bytes)
+        superblock.encode(into: block.diskBytes)
         for offset in Self.superblockOffsets {
             try medium.write(block.readOnly, at: offset)
             try medium.flush()
         }
-        superblock = next
     }
 
-    private final class EncodedConfiguration {
-        let aligned: AlignedBytes
-        let length: Int
-
-        init(_ bytes: [UInt8]) {
-            length = bytes.count
-            aligned = AlignedBytes(count: max((bytes.count + 4095) / 4096 * 4096, 4096))
-            aligned.bytes.copyBytes(from: bytes)
-        }
-
-        var readOnly: UnsafeRawBufferPointer { aligned.readOnly }
-    }
-
-    private func encoded(_ configuration: Configuration) throws(CacheError) -> EncodedConfiguration {
+    private func encoded(
+        _ configuration: Configuration, _ generation: UInt64
+    ) throws(CacheError) -> [UInt8] {
         do {
-            return EncodedConfiguration(try configuration.encode())
+            return try configuration.encode(generation: generation)
         } catch {
             throw CacheError(
                 .tooMany,
@@ -158,12 +158,12 @@ extension CacheStore {
     package static func find(on medium: any StoreMedium) throws(CacheError) -> Finding {
         let block = AlignedBytes(count: Superblock.Layout.byteCount)
         var newest: Superblock?
-        var rejected: [Superblock.DecodeError] = []
+        var rejected: [FormatError] = []
         for offset in superblockOffsets
         where offset + UInt64(block.bytes.count) <= medium.byteCount {
             try medium.read(into: block.bytes, at: offset)
             do {
-                let superblock = try Superblock(decoding: block.bytes)
+                let superblock = try Superblock(decoding: block.diskBytes)
                 if superblock.generation >= newest?.generation ?? 0 { newest = superblock }
             } catch {
                 rejected.append(error)
@@ -174,7 +174,7 @@ extension CacheStore {
             switch error {
             case .otherVersion(let version): return .otherVersion(version)
             case .unknownFeatures(let bits): return .unknownFeatures(bits)
-            case .noMagic, .badChecksum, .badContent: continue
+            case .noMagic, .damaged, .impossible, .tooLarge: continue
             }
         }
         return rejected.allSatisfy { $0 == .noMagic } ? .nothing : .damaged
@@ -183,20 +183,19 @@ extension CacheStore {
     /// Opens the cache on a device. Its set pages are good only if `superblock.state` says so.
     package static func open(_ medium: any StoreMedium) throws(CacheError) -> CacheStore {
         let superblock = try usableSuperblock(on: medium)
-        guard let geometry = superblock.geometry else {
-            preconditionFailure("a decoded superblock has a geometry")
-        }
-        guard medium.byteCount >= superblock.requiredBytes else {
+        let requiredBytes = superblock.geometry.requiredBytes
+        guard medium.byteCount >= requiredBytes else {
             throw CacheError(
                 .sizeMismatch,
                 "The cache device '\(medium.path)' is smaller than its metadata say: it has "
-                    + "\(medium.byteCount) bytes, and the cache needs \(superblock.requiredBytes). "
+                    + "\(medium.byteCount) bytes, and the cache needs \(requiredBytes). "
                     + "Give the device its old size back, or start a new cache with --force.")
         }
-        for slot in 0...1 {
+        for slot in [superblock.configurationSlot, 1 - superblock.configurationSlot] {
             if let found = try configuration(of: superblock, slot: slot, on: medium) {
-                return CacheStore(
-                    medium, geometry, superblock, found, configurationSlot: slot)
+                var used = superblock
+                used.configurationSlot = slot
+                return CacheStore(medium, used, found)
             }
         }
         throw CacheError(
@@ -216,7 +215,7 @@ extension CacheStore {
             throw CacheError(
                 .otherVersion,
                 "Metadata version mismatch: '\(medium.path)' has format version \(version), this "
-                    + "program knows version \(Superblock.Layout.versionValue).")
+                    + "program knows version \(Superblock.formatVersion).")
         case .unknownFeatures(let bits):
             throw CacheError(
                 .otherVersion,
@@ -236,17 +235,15 @@ extension CacheStore {
         let length = Int(superblock.configurationBytes)
         let block = AlignedBytes(count: max((length + 4095) / 4096 * 4096, 4096))
         try medium.read(into: block.bytes, at: configurationOffsets[slot])
-        let bytes = UnsafeMutableRawBufferPointer(rebasing: block.bytes[0..<length])
-        guard crc32c(UnsafeRawBufferPointer(bytes)) == superblock.configurationChecksum else {
-            return nil
-        }
+        let bytes = UnsafeRawBufferPointer(rebasing: block.readOnly[0..<length])
+        guard checksum(bytes) == superblock.configurationChecksum else { return nil }
         do {
-            return try Configuration(decoding: bytes)
+            return try Configuration(decoding: Array(bytes), generation: superblock.generation)
         } catch {
             throw CacheError(
                 .damaged,
-                "The configuration on '\(medium.path)' cannot be understood (\(error)): another "
-                    + "version of this program wrote it.")
+                "Metadata is damaged: the configuration on '\(medium.path)' cannot be understood "
+                    + "(\(error)).")
         }
     }
 }

@@ -1,3 +1,5 @@
+import CacheFormat
+
 /// What a cache's metadata are written to: the cache device, or what a test puts in its place.
 package protocol StoreMedium: AnyObject, Sendable {
     var path: String { get }
@@ -24,4 +26,9 @@ final class AlignedBytes {
     deinit { bytes.deallocate() }
 
     var readOnly: UnsafeRawBufferPointer { UnsafeRawBufferPointer(bytes) }
+
+    var diskBytes: DiskBytes {
+        guard let base = bytes.baseAddress else { preconditionFailure("no bytes at all") }
+        return DiskBytes(base: base, count: bytes.count)
+    }
 }

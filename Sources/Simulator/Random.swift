@@ -15,7 +15,7 @@ package struct SeededRandom: RandomNumberGenerator {
     /// 0 to `count` - 1. The bias is below 2⁻³².
     package mutating func below(_ count: Int) -> Int {
         precondition(count > 0 && count < 1 << 32)
-        return Int((next() >> 32) &* UInt64(count) >> 32)
+        return Int(((next() >> 32) &* UInt64(count)) >> 32)
     }
 
     /// True `percent` times out of a hundred.

@@ -43,16 +43,17 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
                 world.fail("an answer for nobody")
                 return true
             }
+            world.answered(client, result: command.result)
             if !command.keepsBuffer { forget(command.slot) }
-            world.answered(client, result: command.result, keepsBuffer: command.keepsBuffer)
         case .releaseSlot: forget(command.slot)
         case .wakeWorker:
             world.inboxes[Int(command.slot)].append(.setReleased(UInt32(command.deviceOffset)))
         case .flushEnded:
             world.flushesEnded[command.core] = command.result
         default:
+            let client = command.buffer.isCleaning ? nil : slots[command.buffer.index]
             let transfer = SimulatedTransfer(
-                command, worker: worker, buffer: buffer(command.buffer))
+                command, worker: worker, buffer: buffer(command.buffer), client: client)
             world.begin(transfer)
         }
         return true

@@ -46,8 +46,13 @@ final class SimulatedTransfer {
     var pending: [Range<Int>]
     var unflushed: [Int] = []
     var willFail = false
+    /// The request it works for, if it is one's.
+    let client: ClientRequest?
 
-    init(_ command: Command, worker: Int, buffer: SimulatedBuffer?) {
+    init(
+        _ command: Command, worker: Int, buffer: SimulatedBuffer?, client: ClientRequest? = nil
+    ) {
+        self.client = client
         self.command = command
         self.worker = worker
         self.buffer = buffer

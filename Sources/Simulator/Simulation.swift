@@ -12,8 +12,9 @@ package final class Simulation {
     private var removing: SimulatedCore?
     private var flushing: Set<UInt16> = []
 
-    package init(_ scenario: Scenario) {
-        world = World(scenario)
+    /// With `traced` a violation is told with the last events of its sector; that costs time.
+    package init(_ scenario: Scenario, traced: Bool = false) {
+        world = World(scenario, traced: traced)
         for index in 0..<scenario.workerCount {
             workers.append(SimulatedWorker(world: world, index: index))
         }

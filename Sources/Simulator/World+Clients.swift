@@ -20,7 +20,22 @@ extension World {
         if operation == .write {
             request.forceUnitAccess = random.chance(scenario.forceUnitAccessPercent)
         }
+        if overlapsDiscard(request) { return }
         submit(request, core)
+    }
+
+    /// A discard at the same time as a write to the same sectors leaves anything at all: no user
+    /// does that, and nothing could be judged.
+    private func overlapsDiscard(_ request: Request) -> Bool {
+        guard request.operation == .write || request.operation == .discard else { return false }
+        let range = request.startSector..<request.startSector + UInt64(request.sectorCount)
+        let others = underWay.values.map(\.request) + requests.joined().map(\.request)
+        return others.contains { other in
+            guard other.core == request.core, other.operation != .read, other.operation != .flush,
+                request.operation == .discard || other.operation == .discard
+            else { return false }
+            return range.overlaps(other.startSector..<other.startSector + UInt64(other.sectorCount))
+        }
     }
 
     private func chooseRange(_ request: inout Request, _ core: SimulatedCore) {
@@ -44,6 +59,7 @@ extension World {
         nextOrigin += 1
         nextStamp += 1
         core.requestsUnderWay += 1
+        note(client, "begins")
         if request.operation == .write {
             for sector in client.sectors { core.history[sector].writeBegan(client.stamp, at: now) }
         } else if request.operation == .discard {
@@ -52,13 +68,14 @@ extension World {
         requests[random.below(scenario.workerCount)].append(client)
     }
 
-    func answered(_ client: ClientRequest, result: Int32, keepsBuffer: Bool) {
+    func answered(_ client: ClientRequest, result: Int32) {
         guard underWay.removeValue(forKey: client.origin) != nil else {
             fail("a request was answered twice")
             return
         }
         let now = tick()
         client.core.requestsUnderWay -= 1
+        note(client, "answered \(result)")
         if result != 0, scenario.errorPerMille == 0 {
             fail("\(client.request) failed with \(result) although no device did")
         }
@@ -77,13 +94,28 @@ extension World {
         }
     }
 
+    private func note(_ client: ClientRequest, _ what: String) {
+        guard let trace else { return }
+        let sectors = client.request.operation == .flush ? 0..<Int.max : client.sectors
+        trace.note(
+            core: client.core.id, sectors: sectors,
+            "\(eventCount) \(client.request.operation) \(client.stamp) \(what) \(client.sectors)"
+                + " mode \(shared.mode) slot \(client.slot.map(String.init) ?? "-")")
+    }
+
+    /// Fails, with what happened to the sector lately.
+    private func fail(_ core: SimulatedCore, _ sector: Int, _ text: String) {
+        let history = "may be: \(core.history[sector].text)"
+        let events = trace?.lines(core: core.id, sector: sector) ?? []
+        fail((["core \(core.id) sector \(sector) \(text)", history] + events)
+            .joined(separator: "\n"))
+    }
+
     private func checkRead(_ client: ClientRequest, at now: UInt64) {
         for (index, sector) in client.sectors.enumerated() {
             let stamp = client.buffer.stamps[index]
             if !client.core.history[sector].readEnded(stamp, begun: client.begun, at: now) {
-                fail(
-                    "core \(client.core.id) sector \(sector) read as \(stamp) from \(client.begun)"
-                        + " to \(now); may be: \(client.core.history[sector].text)")
+                fail(client.core, sector, "was read as \(stamp) from \(client.begun) to \(now)")
                 return
             }
         }
@@ -95,13 +127,11 @@ extension World {
         for sector in 0..<core.sectorCount {
             let stamp = core.device.read(sector)
             if !core.history[sector].readEnded(stamp, begun: now, at: now) {
-                fail(
-                    "core \(core.id) holds \(stamp) in sector \(sector) after the flush;"
-                        + " may be: \(core.history[sector].text)")
+                fail(core, sector, "holds \(stamp) on the core after the flush")
                 return
             }
             if core.device.durable[sector] != stamp {
-                fail("core \(core.id) sector \(sector) is not durable after the flush")
+                fail(core, sector, "is not durable on the core after the flush")
                 return
             }
         }

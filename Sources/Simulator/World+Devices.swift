@@ -19,6 +19,7 @@ extension World {
             transfer.willFail = true
         }
         checkTransfer(transfer)
+        note(transfer, "begins")
         transfers.append(transfer)
     }
 
@@ -61,8 +62,27 @@ extension World {
         apply(transfer, range)
     }
 
+    /// Traces a transfer under the exported sectors it moves, where that is known.
+    private func note(_ transfer: SimulatedTransfer, _ what: String) {
+        guard let trace else { return }
+        let command = transfer.command
+        let text = "\(eventCount) worker \(transfer.worker) \(command.kind) \(what)"
+            + " device \(command.deviceOffset / 512)+\(command.byteCount / 512)"
+            + " buffer \(command.buffer.rawValue)@\(command.bufferOffset / 512)"
+        var sectors = 0..<Int.max
+        if command.kind == .readCore || command.kind == .writeCore {
+            let start = Int(command.deviceOffset / 512)
+            sectors = start..<start + Int(command.byteCount / 512)
+        } else if let client = transfer.client, command.kind != .discardCore {
+            let start = Int(client.request.startSector) + Int(command.bufferOffset / 512)
+            sectors = start..<start + Int(command.byteCount / 512)
+        }
+        trace.note(core: command.core, sectors: sectors, text)
+    }
+
     private func apply(_ transfer: SimulatedTransfer, _ range: Range<Int>) {
         let command = transfer.command
+        if trace != nil { note(transfer, "moves \(range)") }
         let device = device(of: command)
         let deviceStart = Int(command.deviceOffset / 512)
         let bufferStart = Int(command.bufferOffset / 512)
@@ -83,6 +103,7 @@ extension World {
 
     private func end(_ transfer: SimulatedTransfer) {
         let command = transfer.command
+        note(transfer, transfer.willFail ? "fails" : "ends")
         if !transfer.willFail, command.kind == .flushCache || command.kind == .flushCore {
             device(of: command).makeDurable(transfer.unflushed)
         }

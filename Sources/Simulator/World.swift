@@ -23,10 +23,13 @@ final class World {
     var eventCount: UInt64 = 0
     var flushesEnded: [UInt16: Int32] = [:]
     var violation: Violation?
+    /// What happened lately, for the message of a failing seed; kept only when asked for.
+    let trace: EventTrace?
     let cleaningBuffers: [[SimulatedBuffer]]
 
-    init(_ scenario: Scenario) {
+    init(_ scenario: Scenario, traced: Bool) {
         self.scenario = scenario
+        trace = traced ? EventTrace() : nil
         random = SeededRandom(seed: scenario.seed ^ 0x5151_5151)
         guard
             let geometry = Geometry(

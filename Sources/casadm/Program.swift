@@ -1,4 +1,10 @@
+import CasadmCore
+import Glibc
+
 @main
 struct Program {
-    static func main() {}
+    static func main() async {
+        signal(SIGPIPE, SIG_IGN)
+        exit(await Casadm.run(Array(CommandLine.arguments.dropFirst()), .ofProcess()))
+    }
 }

@@ -26,7 +26,8 @@ struct Simulate: ParsableCommand {
         var number: UInt64 = 0
         var events: UInt64 = 0
         while seed == nil ? goesOn(number, clock.now - start) : number < 1 {
-            let simulation = Simulation(Scenario(seed: first &+ number))
+            let simulation = Simulation(
+                Scenario(seed: first &+ number), traced: seed != nil)
             do {
                 try simulation.run()
             } catch {

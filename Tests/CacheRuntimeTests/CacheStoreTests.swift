@@ -14,7 +14,7 @@ import Testing
         for id in 0..<coreCount {
             configuration.cores.append(
                 Configuration.Core(
-                    id: id, coreOffset: UInt32(id) * 17, sectorCount: 1 << 20,
+                    id: id, coreOffset: UInt32(id) * 17, sectorCount: 1 << 20, logicalBlockBytes: 512,
                     devicePath: "/dev/disk/by-id/a-disk-with-a-long-name-\(id)"))
         }
         return configuration
@@ -22,7 +22,7 @@ import Testing
 
     private func formatted(_ medium: FaultyMedium) throws(CacheError) -> CacheStore {
         try CacheStore.format(
-            medium, cacheID: 3, lineBytes: 4096, configuration: configuration(2))
+            medium, cacheID: 3, lineBytes: 4096, session: 1, configuration: configuration(2))
     }
 
     @Test func whatIsFormattedIsFound() throws {
@@ -32,7 +32,7 @@ import Testing
         #expect(try CacheStore.find(on: medium) == .cache(store.superblock))
         let loaded = try CacheStore.open(medium)
         #expect(loaded.superblock == store.superblock)
-        #expect(loaded.superblock.state == .new)
+        #expect(loaded.superblock.state == .inUse)
         #expect(loaded.superblock.cacheID == 3)
         #expect(loaded.geometry == store.geometry)
         #expect(loaded.configuration == configuration(2))
@@ -42,7 +42,7 @@ import Testing
         let medium = FaultyMedium(byteCount: Self.deviceBytes)
         let first = try formatted(medium).superblock
         let second = try formatted(medium).superblock
-        #expect(first.uuid != second.uuid)
+        #expect(first.cacheUUID != second.cacheUUID)
         #expect(first.epoch != second.epoch)
     }
 
@@ -80,10 +80,22 @@ import Testing
         #expect(try CacheStore.find(on: medium) == .damaged)
     }
 
+    /// The superblock of a slot, with version 9 and a right checksum.
+    private func otherVersion(_ medium: FaultyMedium, _ slot: Int) -> [UInt8] {
+        var block = Array(medium.durable[slot..<slot + 4096])
+        block[8] = 9
+        block.withUnsafeMutableBytes {
+            let bytes = DiskBytes(base: $0.baseAddress!, count: 4096)
+            let place = Superblock.Layout.checksum
+            bytes.store(bytes.checksum(without: place), place)
+        }
+        return block
+    }
+
     @Test func metadataOfAnotherVersionAreRefused() throws {
         let medium = FaultyMedium(byteCount: Self.deviceBytes)
         _ = try formatted(medium)
-        for slot in Self.slots { medium.poke([9, 0, 0, 0], at: slot + 8) }
+        for slot in Self.slots { medium.poke(otherVersion(medium, slot), at: slot) }
         let text = message { () throws(CacheError) in _ = try CacheStore.open(medium) }
         #expect(text?.hasPrefix("Metadata version mismatch: '/dev/faulty' has format version 9") == true)
     }
@@ -135,7 +147,7 @@ import Testing
         case .moreCores: try store.save(configuration(40))
         case .inUse: try store.markInUse(session: 9)
         case .otherMode: try store.save(configuration(1, mode: .writeThrough))
-        case .clean: try store.markClean(SetPageDigest())
+        case .clean: try store.markClean(SetPageDigest(), dirtyLineCount: 5)
         }
     }
 
@@ -149,7 +161,7 @@ import Testing
             try apply(change, to: store)
             states.append((store.superblock, store.configuration))
         }
-        #expect(undisturbed.writeCount - firstWrite == 12)
+        #expect(undisturbed.writeCount - firstWrite == 16)
         for failing in firstWrite + 1...undisturbed.writeCount {
             for seed in UInt64(1)...4 { try cut(at: failing, seed, states) }
         }

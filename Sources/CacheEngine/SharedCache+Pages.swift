@@ -1,0 +1,73 @@
+package import CacheFormat
+
+/// Set pages between memory and the cache device; for the control thread while no worker runs.
+extension SharedCache {
+    /// Takes over the lines of the pages in memory after a load: counts them and rebuilds all that
+    /// is derived from them. All cores must have been added.
+    ///
+    /// Returns the first set whose page contradicts itself or names a core or a line that is not
+    /// there; then the cache must not be used.
+    package func adoptPages() -> UInt32? {
+        for set in 0..<UInt32(geometry.setCount) where !adoptPage(set) { return set }
+        return nil
+    }
+
+    private func adoptPage(_ set: UInt32) -> Bool {
+        let access = SetAccess(self, set, counters: workerCount)
+        let page = access.page
+        let sidecar = access.sidecar
+        guard page.smallHand < SetPageLayout.ways, page.mainHand < SetPageLayout.ways else {
+            return false
+        }
+        var identities = Set<UInt64>()
+        for way in 0..<SetPageLayout.ways {
+            let state = page.state(way)
+            let byte = page.replacement[way]
+            guard state.valid != 0 else {
+                // Free, or somebody was about to fill it: nothing valid was ever in it.
+                guard state.isEmpty else { return false }
+                page.fingerprints[way] = 0
+                page.replacement[way] = 0
+                continue
+            }
+            let identity = page.identity(way)
+            guard identities.insert(identity.rawValue).inserted,
+                isPlausible(identity, state, set)
+            else { return false }
+            page.fingerprints[way] = SetPageView.fingerprint(
+                core: identity.core, line: identity.line)
+            page.replacement[way] =
+                byte & (Replacement.frequencyMask | Replacement.main) | Replacement.occupied
+            sidecar.occupied += 1
+            if byte & Replacement.main == 0 { sidecar.small += 1 }
+            access.adoptState(way)
+        }
+        return true
+    }
+
+    private func isPlausible(_ identity: Identity, _ state: LineState, _ set: UInt32) -> Bool {
+        let core = cores[Int(identity.core)]
+        let granules = geometry.granulesPerLine
+        let granuleMask = UInt16(truncatingIfNeeded: (UInt32(1) << granules) - 1)
+        let firstSector = identity.line * (UInt64(geometry.lineBytes) / 512)
+        return core.isPresent && firstSector < core.sectorCount && state.rawValue >> 32 == 0
+            && state.dirty & ~state.valid == 0 && state.valid & ~granuleMask == 0
+            && geometry.set(ofCoreLine: identity.line, coreOffset: core.coreOffset) == UInt64(set)
+    }
+
+    /// Whether the page in memory has changes that the device's newest copy lacks.
+    package func isChanged(_ set: UInt32) -> Bool { sidecar(set).isChanged }
+
+    /// The slot (0 or 1) that holds the newest copy on the device.
+    package func newestSlot(_ set: UInt32) -> Int { sidecar(set).newestSlot }
+
+    /// Notes that slot `slot` now holds what is in memory.
+    package func noteStored(_ set: UInt32, slot: Int) {
+        precondition(slot == 0 || slot == 1)
+        sidecar(set).newestSlot = slot
+        sidecar(set).isChanged = false
+    }
+
+    /// The page of a set, in place.
+    package func pageView(_ set: UInt32) -> SetPageView { page(set) }
+}

@@ -1,0 +1,130 @@
+package import ControlProtocol
+import Foundation
+import Glibc
+import Hummingbird
+package import Logging
+import ServiceLifecycle
+import Synchronization
+
+/// The process that serves one cache: devices, worker threads, control interface.
+package struct WorkerProcess {
+    private let options: StartOptions
+    private let ready: ReadyPipe
+    private let logger: Logger
+    /// Starts the cache; the product's is `RuntimeService.start`.
+    private let startService: @Sendable (StartOptions, Logger) throws(ErrorBody) -> StartedService
+
+    package init(
+        options: StartOptions, ready: ReadyPipe, logger: Logger,
+        startService:
+            @escaping @Sendable (StartOptions, Logger) throws(ErrorBody) -> StartedService
+    ) {
+        self.options = options
+        self.ready = ready
+        self.logger = logger
+        self.startService = startService
+    }
+
+    /// Runs until the cache is stopped; returns the process's exit code.
+    package func run() async -> Int32 {
+        signal(SIGPIPE, SIG_IGN)
+        umask(0o077)
+        let started: StartedService
+        do throws(ErrorBody) {
+            started = try startService(options, logger)
+        } catch {
+            logger.error("\(error.message)")
+            ready.report(.failed(error))
+            return 1
+        }
+        let end = EndOfService()
+        let server = ControlServer(service: started.service) { end.finish() }
+        let path = RunDirectory.socketPath(cacheID: started.lock.cacheID)
+        started.lock.removeSocket()
+        let group = ServiceGroup(
+            configuration: .init(
+                services: [
+                    .init(service: server.application(socketPath: path, logger: logger)),
+                    .init(
+                        service: StopSignal(end: end),
+                        successTerminationBehavior: .gracefullyShutdownGroup),
+                    .init(
+                        service: ReadinessReport(path: path, ready: ready, started: started),
+                        successTerminationBehavior: .ignore),
+                ], gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
+        var code: Int32 = 0
+        do {
+            try await group.run()
+        } catch {
+            logger.error("The control interface failed: \(error)")
+            code = 1
+        }
+        started.lock.removeSocket()
+        return end.isFinished ? code : max(code, stopWithoutFlush(started.service))
+    }
+
+    /// The end by a signal: everything is stored, dirty data stays in the cache.
+    private func stopWithoutFlush(_ service: any CacheService) -> Int32 {
+        do throws(ErrorBody) {
+            try service.stop(flush: false, OperationWatch())
+            logger.info("cache stopped")
+            return 0
+        } catch {
+            logger.error("\(error.message)")
+            return 1
+        }
+    }
+}
+
+/// A cache that is being served, and the claim on its id.
+package struct StartedService: Sendable {
+    package let service: any CacheService
+    package let lock: RunLock
+    /// Sentences for the admin: what is not entirely as expected.
+    package let warnings: [String]
+
+    package init(service: any CacheService, lock: RunLock, warnings: [String]) {
+        self.service = service
+        self.lock = lock
+        self.warnings = warnings
+    }
+}
+
+/// Whether the cache was stopped by request, and who waits for it.
+private final class EndOfService: Sendable {
+    private let stream: AsyncStream<Void>
+    private let continuation: AsyncStream<Void>.Continuation
+    private let finished = Atomic(false)
+
+    init() { (stream, continuation) = AsyncStream.makeStream(of: Void.self) }
+
+    var isFinished: Bool { finished.load(ordering: .acquiring) }
+
+    func finish() {
+        finished.store(true, ordering: .releasing)
+        continuation.finish()
+    }
+
+    func wait() async { for await _ in stream.cancelOnGracefulShutdown() {} }
+}
+
+/// Ends the group when the cache was stopped.
+private struct StopSignal: Service {
+    let end: EndOfService
+    func run() async throws { await end.wait() }
+}
+
+/// Tells whoever started us, as soon as the control interface answers.
+private struct ReadinessReport: Service {
+    let path: String
+    let ready: ReadyPipe
+    let started: StartedService
+
+    func run() async throws {
+        for _ in 0..<1000 {
+            if access(path, F_OK) == 0 { break }
+            try await Task.sleep(for: .milliseconds(5))
+        }
+        ready.report(.ready(cacheID: started.lock.cacheID, warnings: started.warnings))
+    }
+}

@@ -1,0 +1,83 @@
+import ArgumentParser
+import ControlPlane
+import ControlProtocol
+import Foundation
+import Logging
+
+/// The server of one cache. `casadm -S` starts it; it can be started by hand or a service manager.
+@main
+struct Casd: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "casd",
+        abstract: "Serves one cache: an SSD in front of slow block devices.",
+        subcommands: [Supervise.self, Work.self], defaultSubcommand: Supervise.self)
+}
+
+/// The options of `casadm -S`, and where to report readiness.
+struct ServerOptions: ParsableArguments {
+    @Option(name: [.customShort("d"), .long], help: "The cache device.")
+    var cacheDevice: String
+
+    @Option(name: [.customShort("i"), .long], help: "1 to 16384; the first free one if omitted.")
+    var cacheId: UInt16?
+
+    @Option(name: [.customShort("c"), .long], help: "wt (default), wb or pt.")
+    var cacheMode: String?
+
+    @Option(name: [.customShort("x"), .long], help: "Cache line size in KiB: 4 (default) or 8.")
+    var cacheLineSize: UInt32?
+
+    @Flag(name: [.customShort("l"), .long], help: "Load the cache that is on the device.")
+    var load = false
+
+    @Flag(name: [.customShort("f"), .long], help: "Make a new cache whatever is on the device.")
+    var force = false
+
+    @Option(help: "File descriptor on which one line of JSON tells whether the cache is ready.")
+    var readyFd: Int32?
+
+    func startOptions() throws -> StartOptions {
+        var mode: CacheMode?
+        if let cacheMode {
+            mode = CacheMode(rawValue: cacheMode)
+            if mode == nil { throw ValidationError("Unknown cache mode '\(cacheMode)'.") }
+        }
+        return StartOptions(
+            cacheDevice: cacheDevice, cacheID: cacheId, mode: mode, lineKiB: cacheLineSize,
+            load: load, force: force)
+    }
+}
+
+struct Supervise: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "supervise", abstract: "Start the cache's worker process and watch it.")
+
+    @OptionGroup var options: ServerOptions
+
+    func run() async throws {
+        let supervisor = Supervisor(
+            options: try options.startOptions(), ready: ReadyPipe(descriptor: options.readyFd),
+            logger: makeLogger("casd.supervisor"))
+        throw ExitCode(supervisor.run())
+    }
+}
+
+struct Work: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "worker", abstract: "Serve the cache; started by the supervisor.",
+        shouldDisplay: false)
+
+    @OptionGroup var options: ServerOptions
+
+    func run() async throws {
+        let worker = WorkerProcess(
+            options: try options.startOptions(), ready: ReadyPipe(descriptor: options.readyFd),
+            logger: makeLogger("casd.worker"), startService: RuntimeService.start)
+        throw ExitCode(await worker.run())
+    }
+}
+
+private func makeLogger(_ label: String) -> Logger {
+    LoggingSystem.bootstrap { label in StreamLogHandler.standardError(label: label) }
+    return Logger(label: label)
+}
