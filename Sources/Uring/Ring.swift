@@ -14,7 +14,7 @@ package struct RingError: Error, Equatable, Sendable {
 
 /// One io_uring, made and used by one thread.
 package struct Ring: ~Copyable {
-    private let ring: UnsafeMutablePointer<io_uring>
+    fileprivate let ring: UnsafeMutablePointer<io_uring>
     private var files: [Bool] = []
 
     package init(entries: UInt32, completions: UInt32) throws(RingError) {
@@ -156,5 +156,26 @@ package struct Ring: ~Copyable {
         }
         io_uring_cq_advance(ring, UInt32(count))
         return count
+    }
+}
+
+// MARK: - Driver commands
+
+extension Ring {
+    /// A command for the driver behind `file`, with 16 bytes of payload: `low` first.
+    package mutating func prepareCommand(
+        file: UInt32, operation: UInt32, low: UInt64, high: UInt64, userData: UInt64
+    ) -> Bool {
+        guard let sqe = io_uring_get_sqe(ring) else { return false }
+        let bytes = UnsafeMutableRawPointer(sqe)
+        bytes.initializeMemory(as: UInt64.self, repeating: 0, count: 8)
+        sqe.pointee.opcode = UInt8(IORING_OP_URING_CMD.rawValue)
+        sqe.pointee.fd = Int32(file)
+        sqe.pointee.cmd_op = operation
+        sqe.pointee.flags = 1  // IOSQE_FIXED_FILE
+        sqe.pointee.user_data = userData
+        bytes.storeBytes(of: low, toByteOffset: 48, as: UInt64.self)
+        bytes.storeBytes(of: high, toByteOffset: 56, as: UInt64.self)
+        return true
     }
 }

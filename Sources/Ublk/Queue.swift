@@ -1,0 +1,143 @@
+import CLinux
+import Glibc
+package import Uring
+
+/// A request as the kernel describes it: a copy, because the kernel's own is written anew as soon
+/// as the tag is given back.
+package struct IODescriptor: Equatable, Sendable {
+    package enum Operation: UInt8, Sendable {
+        case read = 0, write = 1, flush = 2, discard = 3, writeSame = 4, writeZeroes = 5
+    }
+
+    /// Nil for an operation this library does not serve.
+    package let operation: Operation?
+    /// All 32 bits: the flags are tested where they are, never shifted.
+    package let operationAndFlags: UInt32
+    package let sectorCount: UInt32
+    package let startSector: UInt64
+
+    package var forceUnitAccess: Bool { operationAndFlags & 1 << 13 != 0 }
+    /// Write-zeroes only: the space must stay allocated.
+    package var noUnmap: Bool { operationAndFlags & 1 << 15 != 0 }
+
+    package init(operationAndFlags: UInt32, sectorCount: UInt32, startSector: UInt64) {
+        operation = Operation(rawValue: UInt8(truncatingIfNeeded: operationAndFlags))
+        self.operationAndFlags = operationAndFlags
+        self.sectorCount = sectorCount
+        self.startSector = startSector
+    }
+}
+
+/// One hardware queue of a device: fetches requests and gives back results, on a ring that is the
+/// worker's. One ring may serve queues of many devices.
+///
+/// All state is the number of tags on either side. Every fetch and commit of a queue must come
+/// from one thread. The user data of commands is the caller's.
+package struct Queue {
+    package enum Event: Equatable, Sendable {
+        /// A request came: read its descriptor.
+        case request
+        /// The device stops; the tag is not fetched again.
+        case aborted
+    }
+
+    package let number: UInt16
+    package let depth: UInt16
+    /// The registered file of /dev/ublkc*N*.
+    package let file: UInt32
+    private let descriptors: UnsafeMutableRawPointer
+    private let mappedBytes: Int
+    /// Tags whose command is with the kernel, and those whose request is being served.
+    package private(set) var fetching = 0
+    package private(set) var serving = 0
+
+    private static let fetchOperation: UInt32 = 0xc010_7520
+    private static let commitOperation: UInt32 = 0xc010_7521
+    private static let descriptorBytes = 24
+    private static let depthMax = 4096
+
+    /// Maps the queue's descriptors.
+    package init(descriptor: Int32, file: UInt32, number: UInt16, depth: UInt16) throws(UblkError) {
+        let page = Int(getpagesize())
+        let perQueue = (Self.depthMax * Self.descriptorBytes + page - 1) / page * page
+        let bytes = (Int(depth) * Self.descriptorBytes + page - 1) / page * page
+        guard
+            let mapped = ucas_map_descriptors(
+                descriptor, UInt64(Int(number) * perQueue), UInt64(bytes))
+        else {
+            throw UblkError("mapping the descriptors of queue \(number)", errno: Glibc.errno)
+        }
+        self.number = number
+        self.depth = depth
+        self.file = file
+        descriptors = mapped
+        mappedBytes = bytes
+    }
+
+    /// The mapping holds the device: it cannot be deleted before.
+    package func unmap() { munmap(descriptors, mappedBytes) }
+
+    /// Nothing of the queue is anywhere any more.
+    package var isDrained: Bool { fetching == 0 && serving == 0 }
+
+    package func descriptor(tag: UInt16) -> IODescriptor {
+        precondition(tag < depth)
+        let base = descriptors + Int(tag) * Self.descriptorBytes
+        return IODescriptor(
+            operationAndFlags: base.load(as: UInt32.self),
+            sectorCount: base.load(fromByteOffset: 4, as: UInt32.self),
+            startSector: base.load(fromByteOffset: 8, as: UInt64.self))
+    }
+
+    /// Asks for a request on the tag; false if the ring is full. `address` is the tag's buffer in
+    /// copy mode, else 0.
+    package mutating func prepareFetch(
+        _ ring: inout Ring, tag: UInt16, address: UInt64, userData: UInt64
+    ) -> Bool {
+        guard
+            ring.prepareCommand(
+                file: file, operation: Self.fetchOperation, low: low(tag, 0), high: address,
+                userData: userData)
+        else { return false }
+        fetching += 1
+        return true
+    }
+
+    /// Gives back the result of the tag's request and asks for the next one; false if the ring is
+    /// full.
+    ///
+    /// `result` is the whole length in bytes, or -errno: never a part (kernels differ in what they
+    /// make of it, and some take it for success).
+    package mutating func prepareCommit(
+        _ ring: inout Ring, tag: UInt16, result: Int32, address: UInt64, userData: UInt64
+    ) -> Bool {
+        precondition(serving > 0, "a result for a request that is not there")
+        guard
+            ring.prepareCommand(
+                file: file, operation: Self.commitOperation, low: low(tag, result), high: address,
+                userData: userData)
+        else { return false }
+        serving -= 1
+        fetching += 1
+        return true
+    }
+
+    private func low(_ tag: UInt16, _ result: Int32) -> UInt64 {
+        UInt64(number) | UInt64(tag) << 16 | UInt64(UInt32(bitPattern: result)) << 32
+    }
+
+    /// Takes the completion of a fetch or commit.
+    package mutating func completed(result: Int32) -> Event {
+        precondition(fetching > 0, "a completion of a command that was not sent")
+        fetching -= 1
+        guard result == 0 else { return .aborted }
+        serving += 1
+        return .request
+    }
+
+    /// Where a request's bytes are in /dev/ublkc*N*, for pread and pwrite (user copy).
+    package static func userCopyOffset(queue: UInt16, tag: UInt16, byte: UInt32) -> UInt64 {
+        precondition(byte < 1 << 25)
+        return 0x8000_0000 + (UInt64(queue) << 41 | UInt64(tag) << 25 | UInt64(byte))
+    }
+}
