@@ -66,6 +66,17 @@ package struct Ring: ~Copyable {
         return min(result, 0)
     }
 
+    /// Makes room for so many entries: if there is none, those prepared are handed over, at the
+    /// price of a system call. For callers who cannot keep what does not fit.
+    @inline(__always) package mutating func makeRoom(_ count: UInt32) {
+        if io_uring_sq_space_left(ring) < count { makeRoomBySubmitting(count) }
+    }
+
+    @inline(never) private mutating func makeRoomBySubmitting(_ count: UInt32) {
+        precondition(count <= ring.pointee.sq.ring_entries, "more entries than the ring has")
+        while io_uring_sq_space_left(ring) < count { submit(waitFor: 0) }
+    }
+
     private func next() -> UnsafeMutablePointer<io_uring_sqe>? { io_uring_get_sqe(ring) }
 
     package mutating func prepareRead(
