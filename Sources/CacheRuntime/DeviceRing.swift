@@ -26,6 +26,8 @@ struct DeviceRing: ~Copyable {
     private var freeCount: Int
     private let capacity: Int
     private(set) var counts = TransferCounts()
+    /// How often the ring was handed over at the end of a turn.
+    private(set) var submitCount: UInt64 = 0
 
     init(ring: consuming Ring, capacity: Int) {
         precondition(capacity > 0 && capacity < 1 << 24)
@@ -44,6 +46,12 @@ struct DeviceRing: ~Copyable {
     }
 
     var isIdle: Bool { freeCount == capacity }
+
+    /// The turn's system call.
+    mutating func submit(waits: Bool) {
+        ring.submit(waitFor: waits ? 1 : 0)
+        submitCount += 1
+    }
 }
 
 /// What a worker's devices did that the engine does not count.

@@ -288,7 +288,7 @@ extension WorkerBackend where Front: ~Copyable {
         let isBacklog = completionNext < completionCount
         let sleeps =
             mayWait && !isBacklog && messages.isEmpty && !front.hasRequests && !shouldEnd
-        devices.ring.submit(waitFor: sleeps ? 1 : 0)
+        devices.submit(waits: sleeps)
         if !isBacklog { collect() }
     }
 
