@@ -38,7 +38,7 @@ extension CacheStore {
     /// Set pages that an earlier cache left are not erased: the new epoch makes them foreign.
     package static func format(
         _ medium: any StoreMedium, cacheID: UInt16, lineBytes: UInt32, session: UInt64,
-        configuration: Configuration
+        configuration: Configuration, cacheUUID: UInt128 = UInt128.random(in: 1 ... .max)
     ) throws(CacheError) -> CacheStore {
         guard let geometry = Geometry.forDevice(byteCount: medium.byteCount, lineBytes: lineBytes)
         else {
@@ -48,7 +48,7 @@ extension CacheStore {
                     + "MiB, and at least \(Geometry.deviceBytesMin >> 20) MiB are needed.")
         }
         let superblock = Superblock(
-            cacheUUID: UInt128.random(in: 1 ... .max), epoch: UInt64.random(in: 1 ... .max),
+            cacheUUID: cacheUUID, epoch: UInt64.random(in: 1 ... .max),
             session: session, geometry: geometry, cacheID: cacheID, state: .inUse)
         // Nothing may stay that others take for theirs, or that is older than this cache.
         let start = AlignedBytes(count: Int(Geometry.journalOffset))
