@@ -44,6 +44,9 @@ package struct Ring: ~Copyable {
     }
 
     deinit {
+        // The kernel takes a ring apart some time later; whoever closes a device now wants it
+        // closed.
+        if !files.isEmpty { _ = io_uring_unregister_files(ring) }
         io_uring_queue_exit(ring)
         ring.deallocate()
     }
