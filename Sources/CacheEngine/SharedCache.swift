@@ -171,6 +171,12 @@ extension SharedCache {
             dirtyMap: DirtyMap(extentCount: (sectorCount + extentSectors - 1) / extentSectors))
     }
 
+    /// Whether the core's device can discard, known when it is there.
+    package func setCanDiscard(_ id: UInt16, _ canDiscard: Bool) {
+        precondition(cores[Int(id)].isPresent)
+        cores[Int(id)].canDiscard = canDiscard
+    }
+
     /// Forgets a core; `dropLines` has emptied it.
     package func removeCore(_ id: UInt16) {
         precondition(cores[Int(id)].isPresent)
