@@ -57,9 +57,12 @@ package struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
             handle(event)
             handled += 1
         }
-        let prepared = prepareCommands()
-        backend.submit(mayWait: mayWait && handled == 0 && !prepared)
-        return handled > 0 || prepared
+        let (prepared, allTaken) = prepareCommands()
+        // Whether another turn would find nothing to do until something happens outside.
+        let isStalled = handled == 0 && !prepared
+        let isDone = allTaken && waiting == nil && handled < eventMax
+        backend.submit(mayWait: mayWait && (isStalled || isDone))
+        return !isStalled
     }
 
     @inline(__always) private mutating func handle(_ event: TurnEvent) {
@@ -87,14 +90,14 @@ package struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
         take(request, origin)
     }
 
-    /// True if a command was queued.
-    private mutating func prepareCommands() -> Bool {
+    /// Whether a command was queued, and whether all were.
+    private mutating func prepareCommands() -> (any: Bool, all: Bool) {
         var any = false
         while let command = engine.nextCommand() {
-            guard backend.prepare(command) else { return any }
+            guard backend.prepare(command) else { return (any, false) }
             engine.commandTaken()
             any = true
         }
-        return any
+        return (any, true)
     }
 }

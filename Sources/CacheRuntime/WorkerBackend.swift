@@ -21,6 +21,12 @@ struct WorkerBackend<Front: RequestFront & ~Copyable>: TurnBackend, ~Copyable {
     private var isMailboxArmed = false
     private var messages: [WorkerMessage] = []
     private var stopping: Reply?
+    /// Whether the loop asked for requests when it last asked for events.
+    private var acceptsRequests = true
+    /// A command was refused that no completion will make possible.
+    private var mustTurnAgain = false
+    /// The last turn made no system call.
+    private var skippedSubmit = false
 
     init(
         devices: consuming DeviceRing, front: consuming Front, worker: WorkerIdentity,
@@ -96,6 +102,7 @@ private struct CoreTable {
 
 extension WorkerBackend where Front: ~Copyable {
     mutating func nextEvent(acceptsRequests: Bool) -> TurnEvent? {
+        self.acceptsRequests = acceptsRequests
         while completionNext < completionCount {
             let (userData, result) = completions[completionNext]
             completionNext += 1
@@ -268,9 +275,10 @@ extension WorkerBackend where Front: ~Copyable {
     }
 
     /// False if the other worker has not yet read what it was sent before.
-    private func wake(_ other: Int, set: UInt32) -> Bool {
+    private mutating func wake(_ other: Int, set: UInt32) -> Bool {
         let isPosted = board.post(set, from: number, to: other)
         mailboxes[other].ring()
+        if !isPosted { mustTurnAgain = true }
         return isPosted
     }
 }
@@ -286,8 +294,15 @@ extension WorkerBackend where Front: ~Copyable {
                 offset: .max, userData: CompletionOwner.mailbox.tag)
         }
         let isBacklog = completionNext < completionCount
+        let hasRequests = acceptsRequests && front.hasRequests
         let sleeps =
-            mayWait && !isBacklog && messages.isEmpty && !front.hasRequests && !shouldEnd
+            mayWait && !isBacklog && messages.isEmpty && !hasRequests && !mustTurnAgain
+            && !shouldEnd
+        mustTurnAgain = false
+        // The next turn has requests to prepare: it will make the system call for both.
+        skippedSubmit =
+            hasRequests && !sleeps && !skippedSubmit && devices.ring.preparedCount == 0
+        if skippedSubmit { return }
         devices.submit(waits: sleeps)
         if !isBacklog { collect() }
     }

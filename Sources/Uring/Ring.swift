@@ -80,6 +80,9 @@ package struct Ring: ~Copyable {
         while io_uring_sq_space_left(ring) < count { submit(waitFor: 0) }
     }
 
+    /// Entries prepared and not handed over.
+    package var preparedCount: UInt32 { io_uring_sq_ready(ring) }
+
     private func next() -> UnsafeMutablePointer<io_uring_sqe>? { io_uring_get_sqe(ring) }
 
     package mutating func prepareRead(
