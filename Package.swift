@@ -67,7 +67,7 @@ let programs: [Target] = [
     .executableTarget(
         name: "ublk",
         dependencies: [
-            "Ublk", "Uring", "CLinux",
+            "Ublk", "Uring", "CLinux", "CSpawn",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
         ], swiftSettings: house),
     .executableTarget(

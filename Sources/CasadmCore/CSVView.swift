@@ -15,8 +15,10 @@ enum CSVView {
             case .facts(_, let facts):
                 facts.flatMap { fact in
                     fact.values.map { value in
-                        (name: value.unit.map { "\(fact.name) [\($0)]" } ?? fact.name,
-                            value: value.text)
+                        (
+                            name: value.unit.map { "\(fact.name) [\($0)]" } ?? fact.name,
+                            value: value.text
+                        )
                     }
                 }
             case .counters(_, let rows):

@@ -87,7 +87,11 @@ struct CacheList {
     var json: JSONText {
         var caches: [(Row, [Row])] = []
         for row in rows {
-            if row.isCore { caches[caches.count - 1].1.append(row) } else { caches.append((row, [])) }
+            if row.isCore {
+                caches[caches.count - 1].1.append(row)
+            } else {
+                caches.append((row, []))
+            }
         }
         return .object([
             (

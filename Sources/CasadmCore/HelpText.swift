@@ -4,7 +4,9 @@ enum HelpText {
     private static let indent = "   "
 
     static func general() -> [String] {
-        var lines = ["Cache Acceleration Software Linux", "", "Usage: casadm <command> [option...]"]
+        var lines = [
+            "Cache Acceleration Software Linux", "", "Usage: casadm <command> [option...]",
+        ]
         lines += ["", "Available commands:"]
         for command in Catalogue.commands {
             let short = command.short.map { "-\($0)" } ?? ""

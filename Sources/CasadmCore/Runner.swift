@@ -6,6 +6,7 @@ import Glibc
 struct Runner {
     let session: Session
     let format: OutputFormat
+    var serverProgram = "casd"
 
     func run(_ request: Request) async throws(Failure) -> Answer {
         switch request {
@@ -23,6 +24,8 @@ struct Runner {
             try ZeroMetadata(device: device, force: force).run()
         }
     }
+
+    var runningCaches: RunningCaches { RunningCaches(in: session.runDirectory) }
 
     /// What Open CAS says to an id without a cache, after a line of what was tried.
     private static let noSuchCache = "Cache ID does not exist"
@@ -48,9 +51,10 @@ struct Runner {
     /// All running caches. One that cannot be asked is named on standard error and left out.
     func snapshots() async -> [CacheSnapshot] {
         var snapshots: [CacheSnapshot] = []
-        for id in RunningCaches.ids() {
+        for id in runningCaches.ids() {
             do {
-                snapshots.append(try await CacheConnection(cacheID: id).snapshot())
+                snapshots.append(
+                    try await CacheConnection(cacheID: id, in: session.runDirectory).snapshot())
             } catch ControlError.notRunning {
                 continue
             } catch {
@@ -81,7 +85,8 @@ extension Runner {
     private func stats(_ request: StatsRequest) async throws(Failure) -> Answer {
         let cache: CacheSnapshot
         do {
-            cache = try await CacheConnection(cacheID: request.cache).snapshot()
+            cache = try await CacheConnection(cacheID: request.cache, in: session.runDirectory)
+                .snapshot()
         } catch {
             throw Failure(error.description)
         }

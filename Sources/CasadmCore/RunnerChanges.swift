@@ -5,8 +5,9 @@ extension Runner {
     func start(_ options: StartOptions) async throws(Failure) -> Answer {
         var options = options
         options.cacheDevice = try Devices.checked(options.cacheDevice)
-        let attempt = "Error inserting cache \(options.cacheID ?? RunningCaches.firstFreeID())"
-        let readiness = try ServerStart(session: session).run(options)
+        let attempt = "Error inserting cache \(options.cacheID ?? runningCaches.firstFreeID())"
+        let readiness = try ServerStart(session: session, program: serverProgram)
+            .run(options)
         guard readiness.ok, let id = readiness.cacheID else {
             if await isCache(options.cacheDevice) {
                 throw Failure(
@@ -26,7 +27,7 @@ extension Runner {
         let path = try Devices.checked(device)
         let attempt = "Error while adding core device to cache instance \(cache)"
         do {
-            let connection = try CacheConnection(cacheID: cache)
+            let connection = try CacheConnection(cacheID: cache, in: session.runDirectory)
             if Caching(await snapshots()).isBelow(path, cache: cache) {
                 throw Failure(
                     "Core device '\(device)' is already cached on cache device \(cache). - "
@@ -51,7 +52,8 @@ extension Runner {
 
     func resetCounters(_ cache: UInt16, _ core: UInt16?) async throws(Failure) -> Answer {
         do {
-            try await CacheConnection(cacheID: cache).resetCounters(core: core)
+            try await CacheConnection(cacheID: cache, in: session.runDirectory).resetCounters(
+                core: core)
             return Answer()
         } catch {
             throw failure(error, after: "Error encountered while resetting counters")

@@ -6,7 +6,7 @@ extension Runner {
     func flush(_ cache: UInt16, _ core: UInt16?) async throws(Failure) -> Answer {
         let status: OperationStatus
         do {
-            let connection = try CacheConnection(cacheID: cache)
+            let connection = try CacheConnection(cacheID: cache, in: session.runDirectory)
             let name = core == nil ? "Flushing cache" : "Flushing core"
             status = try await watch(connection, name) { () async throws(ControlError) in
                 try await connection.flush(core: core)
@@ -26,7 +26,7 @@ extension Runner {
         let attempt = "Error while stopping cache \(cache)"
         let status: OperationStatus
         do {
-            let connection = try CacheConnection(cacheID: cache)
+            let connection = try CacheConnection(cacheID: cache, in: session.runDirectory)
             let mounts = Mounts.current()
             let mounted = try await connection.snapshot().cores.flatMap(mounts.lines(of:))
             guard mounted.isEmpty else {
@@ -57,7 +57,7 @@ extension Runner {
         let attempt = "Error while removing core device \(core) from cache instance \(cache)"
         let status: OperationStatus
         do {
-            let connection = try CacheConnection(cacheID: cache)
+            let connection = try CacheConnection(cacheID: cache, in: session.runDirectory)
             let mounts = Mounts.current()
             let mounted = try await connection.snapshot().cores.filter { $0.id == core }
                 .flatMap(mounts.lines(of:))
@@ -71,11 +71,11 @@ extension Runner {
                 try await connection.removeCore(core, flush: flush)
             }
         } catch ControlError.refused(let body) where body.code == ErrorBody.Code.coreInactive {
-            throw Failure(
-                "Core is inactive. To manage the inactive core use '--remove-inactive' command.")
+            throw Self.inactiveCore
         } catch {
             throw failure(error, after: attempt)
         }
+        if status.error?.code == ErrorBody.Code.coreInactive { throw Self.inactiveCore }
         return try answer(
             status, attempt: [attempt],
             interrupted:
@@ -88,7 +88,7 @@ extension Runner {
         let connection: CacheConnection
         let current: CacheMode
         do {
-            connection = try CacheConnection(cacheID: cache)
+            connection = try CacheConnection(cacheID: cache, in: session.runDirectory)
             current = try await connection.snapshot().mode
         } catch {
             throw failure(error, after: "Error while retrieving cache properties.")
@@ -153,6 +153,9 @@ extension Runner {
         }
     }
 
+    private static let inactiveCore = Failure(
+        "Core is inactive. To manage the inactive core use '--remove-inactive' command.")
+
     private static func mountedFailure(_ line: String, _ mounts: [String]) -> Failure {
         var failure = Failure(line)
         failure.lines += mounts.map { "    \($0)" }
@@ -161,7 +164,11 @@ extension Runner {
 
     /// The id and the devices are free for the next start when the server has gone.
     private func untilGone(_ cache: UInt16) async {
-        for _ in 0..<500 where RunningCaches.listener(cacheID: cache) != .absent {
+        for _ in 0..<1000 {
+            let isGone =
+                runningCaches.listener(cacheID: cache) == .absent
+                && !runningCaches.isClaimed(cacheID: cache)
+            if isGone { return }
             try? await Task.sleep(for: .milliseconds(10))
         }
     }

@@ -85,7 +85,8 @@ struct ServerStart {
             return Failure("casd gave up without a word. \(hint)")
         }
         let signal = status & 0x7F
-        let end = signal == 0 ? "ended with exit code \(status >> 8 & 0xFF)" : "died of signal \(signal)"
+        let end =
+            signal == 0 ? "ended with exit code \(status >> 8 & 0xFF)" : "died of signal \(signal)"
         return Failure("casd \(end) before it was ready. \(hint)")
     }
 

@@ -1,3 +1,4 @@
+import ControlProtocol
 import FoundationEssentials
 import Glibc
 
@@ -40,6 +41,12 @@ package struct Session: Sendable {
             guard count > 0 else { return }
             bytes = bytes.dropFirst(count)
         }
+    }
+
+    /// Where the sockets of running caches are.
+    var runDirectory: String {
+        let override = environment[RunDirectory.override] ?? ""
+        return override.isEmpty ? RunDirectory.standard : override
     }
 
     func say(_ lines: [String]) {

@@ -12,9 +12,9 @@ package struct CacheConnection: Sendable {
     private let base: String
 
     /// Fails where no server listens for this cache.
-    package init(cacheID: UInt16) throws(ControlError) {
-        let socket = RunDirectory.socketPath(cacheID: cacheID)
-        switch RunningCaches.listener(cacheID: cacheID) {
+    package init(cacheID: UInt16, in directory: String) throws(ControlError) {
+        let socket = RunDirectory.socketPath(cacheID: cacheID, in: directory)
+        switch RunningCaches(in: directory).listener(cacheID: cacheID) {
         case .listening: break
         case .absent: throw .notRunning(cacheID: cacheID)
         case .denied: throw .denied(cacheID: cacheID, socket: socket)

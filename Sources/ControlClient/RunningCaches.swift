@@ -2,7 +2,14 @@ import ControlProtocol
 import Glibc
 
 /// The caches of this machine that have a server, found by their sockets.
-package enum RunningCaches {
+package struct RunningCaches: Sendable {
+    /// Where their sockets are.
+    package let directory: String
+
+    package init(in directory: String) {
+        self.directory = directory
+    }
+
     /// Whether anybody listens on a cache's socket.
     package enum Listener: Equatable, Sendable {
         case listening
@@ -12,22 +19,25 @@ package enum RunningCaches {
     }
 
     /// Ids of the caches with a live server, ascending. A socket nobody listens on is passed over.
-    package static func ids() -> [UInt16] {
+    package func ids() -> [UInt16] {
         socketIDs().filter { listener(cacheID: $0) != .absent }
     }
 
     /// The smallest cache id without a live server.
-    package static func firstFreeID() -> UInt16 {
+    package func firstFreeID() -> UInt16 {
         let taken = Set(ids())
         return (1...16384).first { !taken.contains($0) } ?? 16384
     }
 
     /// Connects, and hangs up at once: much cheaper than starting an HTTP client.
-    package static func listener(cacheID: UInt16) -> Listener {
+    package func listener(cacheID: UInt16) -> Listener {
         let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
         guard descriptor >= 0 else { return .absent }
         defer { close(descriptor) }
-        guard var address = UnixAddress(path: RunDirectory.socketPath(cacheID: cacheID)) else {
+        guard
+            var address = UnixAddress(
+                path: RunDirectory.socketPath(cacheID: cacheID, in: directory))
+        else {
             return .absent
         }
         let result = address.withPointer { connect(descriptor, $0, $1) }
@@ -37,11 +47,32 @@ package enum RunningCaches {
         return errno == EACCES || errno == EPERM ? .denied : .absent
     }
 
-    private static func socketIDs() -> [UInt16] {
-        guard let directory = opendir(RunDirectory.path) else { return [] }
-        defer { closedir(directory) }
+    /// Whether a server still holds its claim on the id, listening or not. The kernel's list of
+    /// locks is read, for trying the lock would disturb a server that is about to take it.
+    package func isClaimed(cacheID: UInt16) -> Bool {
+        var status = stat()
+        guard stat(RunDirectory.lockPath(cacheID: cacheID, in: directory), &status) == 0,
+            let locks = fopen("/proc/locks", "re")
+        else { return false }
+        defer { fclose(locks) }
+        var line = [CChar](repeating: 0, count: 256)
+        while fgets(&line, Int32(line.count), locks) != nil {
+            let text = String(
+                decoding: line.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
+            let fields = text.split(separator: " ")
+            guard fields.count > 5, fields[1] == "FLOCK" else { continue }
+            if fields[5].split(separator: ":").last == Substring(String(status.st_ino)) {
+                return true
+            }
+        }
+        return false
+    }
+
+    private func socketIDs() -> [UInt16] {
+        guard let stream = opendir(directory) else { return [] }
+        defer { closedir(stream) }
         var found: [UInt16] = []
-        while let entry = readdir(directory) {
+        while let entry = readdir(stream) {
             let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
                 pointer.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
             }

@@ -15,8 +15,13 @@ package enum RunDirectory {
         "cache-\(cacheID).sock"
     }
 
-    package static func socketPath(cacheID: UInt16) -> String {
-        "\(path)/\(socketName(cacheID: cacheID))"
+    package static func socketPath(cacheID: UInt16, in directory: String = path) -> String {
+        "\(directory)/\(socketName(cacheID: cacheID))"
+    }
+
+    /// The file that the server of a cache keeps locked as long as it lives.
+    package static func lockPath(cacheID: UInt16, in directory: String = path) -> String {
+        "\(directory)/cache-\(cacheID).lock"
     }
 
     /// The cache a directory entry belongs to, or nil for any other file.

@@ -140,6 +140,10 @@ extension ControlDevice {
 
     /// What was really set: its `types` tell which groups the kernel took.
     package func parameterTypes(device: UInt32) throws(UblkError) -> UInt32 {
+        try readParameters(device: device).types
+    }
+
+    private func readParameters(device: UInt32) throws(UblkError) -> ucas_ublk_parameters {
         let memory = CommandMemory(byteCount: MemoryLayout<ucas_ublk_parameters>.size)
         var parameters = ucas_ublk_parameters()
         parameters.length = UInt32(memory.byteCount)
@@ -147,7 +151,15 @@ extension ControlDevice {
         try run(
             .getParameters, "reading the parameters of ublk device \(device)", device: device,
             address: memory.address, length: UInt16(memory.byteCount))
-        return memory.load(ucas_ublk_parameters.self).types
+        return memory.load(ucas_ublk_parameters.self)
+    }
+
+    /// The logical block size in bytes and the size in sectors.
+    package func basicParameters(device: UInt32) throws(UblkError) -> (
+        blockBytes: UInt32, sectorCount: UInt64
+    ) {
+        let basic = try readParameters(device: device).basic
+        return (UInt32(1) << basic.logical_shift, basic.sectors)
     }
 
     /// Makes /dev/ublkb*N*. Waits until every tag of every queue was fetched.

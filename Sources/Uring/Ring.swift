@@ -117,6 +117,17 @@ package struct Ring: ~Copyable {
         return finish(sqe, userData)
     }
 
+    /// Zeroes, with the space staying allocated.
+    package mutating func prepareZeroRange(
+        file: UInt32, offset: UInt64, byteCount: UInt64, userData: UInt64
+    ) -> Bool {
+        guard let sqe = next() else { return false }
+        let zeroRangeKeepSize: Int32 = 0x11
+        io_uring_prep_fallocate(
+            sqe, Int32(file), zeroRangeKeepSize, __off_t(offset), __off_t(byteCount))
+        return finish(sqe, userData)
+    }
+
     @inline(__always)
     private func finish(_ sqe: UnsafeMutablePointer<io_uring_sqe>, _ userData: UInt64) -> Bool {
         sqe.pointee.flags |= 1  // IOSQE_FIXED_FILE

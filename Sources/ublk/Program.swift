@@ -1,4 +1,30 @@
+import ArgumentParser
+
+/// Plain ublk devices from the command line; arguments as kublk and ublksrv have them.
 @main
-struct Program {
-    static func main() {}
+struct Program: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "ublk", abstract: "Makes, lists and deletes userspace block devices.",
+        subcommands: [Add.self, Delete.self, List.self, ShowFeatures.self, Recover.self])
+
+    /// Like ArgumentParser's, but every failure is exit code 1.
+    static func main() {
+        do {
+            var command = try parseAsRoot()
+            try command.run()
+        } catch {
+            let code = exitCode(for: error)
+            let text = fullMessage(for: error)
+            if !text.isEmpty {
+                if code.isSuccess { print(text) } else { complain(text) }
+            }
+            exit(withError: code.isSuccess ? ExitCode.success : ExitCode(1))
+        }
+    }
+}
+
+/// A sentence for the user; ends the program with exit code 1.
+struct Failure: Error, CustomStringConvertible {
+    let description: String
+    init(_ description: String) { self.description = description }
 }

@@ -1,0 +1,72 @@
+/// What stands behind a plain device: turns each request into one step.
+///
+/// Called on queue threads, several at a time; it answers from immutable data.
+package protocol Target: Sendable {
+    var parameters: DeviceParameters { get }
+    /// An open file the server reads and writes for `Step.read` and the like; nil if none is used.
+    var descriptor: Int32? { get }
+    func step(_ request: IODescriptor) -> Step
+}
+
+/// What a request needs.
+package enum Step: Equatable, Sendable {
+    /// Nothing more: 0 or -errno (for reads and writes the server adds the length).
+    case done(Int32)
+    /// Bytes of the target's file.
+    case read(offset: UInt64)
+    case write(offset: UInt64, durable: Bool)
+    case flush
+    case punchHole(offset: UInt64, byteCount: UInt64)
+    case discard(offset: UInt64, byteCount: UInt64)
+    /// Zeroes, with the space staying allocated.
+    case zeroRange(offset: UInt64, byteCount: UInt64)
+}
+
+/// Answers everything at once and keeps nothing: what the driver and the rings cost.
+package struct NullTarget: Target {
+    package let parameters: DeviceParameters
+    package let descriptor: Int32? = nil
+
+    package init(sectorCount: UInt64 = 250 << 21, maxSectors: UInt32) {
+        var parameters = DeviceParameters(sectorCount: sectorCount, maxSectors: maxSectors)
+        parameters.discard = DeviceParameters.Discard(
+            granularityBytes: 4096, maxSectors: UInt32(clamping: sectorCount))
+        self.parameters = parameters
+    }
+
+    package func step(_ request: IODescriptor) -> Step {
+        request.operation == nil ? .done(-95) : .done(0)  // EOPNOTSUPP
+    }
+}
+
+/// A file or block device, opened by the caller.
+package struct FileTarget: Target {
+    package let parameters: DeviceParameters
+    package let descriptor: Int32?
+    private let isBlockDevice: Bool
+
+    package init(descriptor: Int32, isBlockDevice: Bool, parameters: DeviceParameters) {
+        self.descriptor = descriptor
+        self.isBlockDevice = isBlockDevice
+        self.parameters = parameters
+    }
+
+    package func step(_ request: IODescriptor) -> Step {
+        let offset = request.startSector * 512
+        let byteCount = UInt64(request.sectorCount) * 512
+        switch request.operation {
+        case .read: return .read(offset: offset)
+        case .write: return .write(offset: offset, durable: request.forceUnitAccess)
+        case .flush: return .flush
+        case .discard:
+            return isBlockDevice
+                ? .discard(offset: offset, byteCount: byteCount)
+                : .punchHole(offset: offset, byteCount: byteCount)
+        case .writeZeroes:
+            return request.noUnmap
+                ? .zeroRange(offset: offset, byteCount: byteCount)
+                : .punchHole(offset: offset, byteCount: byteCount)
+        case .writeSame, nil: return .done(-95)
+        }
+    }
+}

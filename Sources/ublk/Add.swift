@@ -1,0 +1,136 @@
+import ArgumentParser
+import CSpawn
+import Glibc
+import Ublk
+
+/// What a device is made from; the same words on the command line and for its server.
+struct DeviceOptions: ParsableArguments {
+    @Option(name: [.customShort("t"), .customLong("type")], help: "null or loop.")
+    var type: String
+
+    @Option(name: [.customShort("n"), .customLong("number")], help: "Device id; -1: the next free.")
+    var number = -1
+
+    @Option(name: [.customShort("q"), .customLong("queues")], help: "Hardware queues.")
+    var queues: UInt16 = 1
+
+    @Option(name: [.customShort("d"), .customLong("depth")], help: "Requests a queue.")
+    var depth: UInt16 = 128
+
+    @Option(name: [.customShort("f"), .customLong("file")], help: "loop: file or block device.")
+    var file: String?
+
+    @Option(name: .customLong("max_io_buf_bytes"), help: "Longest request.")
+    var requestBytesMax: UInt32 = 524288
+
+    @Flag(name: [.customShort("u"), .customLong("usercopy")], help: "Move data by pread and pwrite.")
+    var userCopy = false
+
+    @Option(name: [.customShort("r"), .customLong("user_recovery")], help: "0 or 1.")
+    var recovery = 0
+
+    @Option(name: [.customShort("i"), .customLong("user_recovery_reissue")], help: "0 or 1.")
+    var reissue = 0
+
+    @Option(name: [.customShort("e"), .customLong("user_recovery_fail_io")], help: "0 or 1.")
+    var failIO = 0
+
+    @Flag(help: "Serve in this process.")
+    var foreground = false
+
+    @Argument(help: "loop: the file, as an alternative to -f.")
+    var files: [String] = []
+
+    @Option(help: .hidden)
+    var readyFd: Int32?
+
+    @Flag(help: .hidden)
+    var recovers = false
+
+    var path: String? { file ?? files.first }
+
+    mutating func validate() throws {
+        guard type == "null" || type == "loop" else {
+            throw ValidationError("Unknown target type '\(type)'; null and loop are there.")
+        }
+        if type == "loop", path == nil { throw ValidationError("loop needs a file: -f FILE.") }
+        guard (1...4096).contains(depth) else { throw ValidationError("Depth is 1 to 4096.") }
+        guard queues >= 1 else { throw ValidationError("At least one queue.") }
+        guard requestBytesMax >= 4096, requestBytesMax <= 32 << 20,
+            requestBytesMax.isMultiple(of: 4096)
+        else { throw ValidationError("The longest request is 4096 bytes to 32 MiB, in pages.") }
+    }
+
+    var features: Features {
+        var features: Features = [.commandIoctlEncode]
+        if userCopy { features.insert(.userCopy) }
+        if recovery == 1 { features.insert(.userRecovery) }
+        if reissue == 1 { features.formUnion([.userRecovery, .userRecoveryReissue]) }
+        if failIO == 1 { features.formUnion([.userRecovery, .userRecoveryFailIO]) }
+        return features
+    }
+
+    /// The command line for a server process of this device.
+    func arguments() -> [String] {
+        var words = ["ublk", "add", "--foreground", "--ready-fd", "\(CSPAWN_READY_DESCRIPTOR)"]
+        words += ["-t", type, "-n", "\(number)", "-q", "\(queues)", "-d", "\(depth)"]
+        words += ["-r", "\(recovery)", "-i", "\(reissue)", "-e", "\(failIO)"]
+        words += ["--max_io_buf_bytes", "\(requestBytesMax)"]
+        if let path { words += ["-f", absolute(path)] }
+        if userCopy { words.append("-u") }
+        if recovers { words.append("--recovers") }
+        return words
+    }
+
+    private func absolute(_ path: String) -> String {
+        guard let full = realpath(path, nil) else { return path }
+        defer { free(full) }
+        return String(cString: full)
+    }
+}
+
+struct Add: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Make a device; returns when it can be used.")
+
+    @OptionGroup var options: DeviceOptions
+
+    func run() throws {
+        if options.foreground {
+            try ServerProcess(options).run()
+        } else {
+            try printDevice(try openControl(), try startServer(options))
+        }
+    }
+}
+
+/// Starts the device's server process and waits until the device is usable; returns its id.
+func startServer(_ options: DeviceOptions) throws -> UInt32 {
+    _ = try openControl()
+    var ends: [Int32] = [-1, -1]
+    guard cspawn_pipe(&ends) == 0 else { throw Failure("making a pipe failed") }
+    var server: pid_t = 0
+    let argv = options.arguments().map { strdup($0) } + [nil]
+    defer { argv.forEach { free($0) } }
+    let code = cspawn_server(&server, "/proc/self/exe", argv, environ, -1, ends[1])
+    close(ends[1])
+    defer { close(ends[0]) }
+    guard code == 0 else {
+        throw Failure("starting the server failed: \(String(cString: strerror(code)))")
+    }
+    let answer = readAll(ends[0])
+    if answer.hasPrefix("ok "), let id = UInt32(answer.dropFirst(3)) { return id }
+    if answer.isEmpty { throw Failure("the server ended before the device was ready") }
+    throw Failure(answer)
+}
+
+private func readAll(_ descriptor: Int32) -> String {
+    var bytes: [UInt8] = []
+    var chunk = [UInt8](repeating: 0, count: 512)
+    while true {
+        let count = read(descriptor, &chunk, chunk.count)
+        if count < 0, errno == EINTR { continue }
+        guard count > 0 else { return String(decoding: bytes, as: UTF8.self) }
+        bytes += chunk[0..<count]
+    }
+}
