@@ -23,8 +23,9 @@ package struct IODescriptor: Equatable, Sendable {
     package init(operationAndFlags: UInt32, sectorCount: UInt32, startSector: UInt64) {
         operation = Operation(rawValue: UInt8(truncatingIfNeeded: operationAndFlags))
         self.operationAndFlags = operationAndFlags
-        self.sectorCount = sectorCount
-        self.startSector = startSector
+        // A FLUSH has no range; the kernel leaves all ones there.
+        self.sectorCount = operation == .flush ? 0 : sectorCount
+        self.startSector = operation == .flush ? 0 : startSector
     }
 }
 

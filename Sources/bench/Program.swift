@@ -1,4 +1,9 @@
+import ArgumentParser
+
+/// Measures the layers of the product. `Tools/bench` runs it and adds what needs other programs.
 @main
-struct Program {
-    static func main() {}
+struct Bench: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "bench", abstract: "Measures the cache engine and the runtime.",
+        subcommands: [EngineBench.self])
 }

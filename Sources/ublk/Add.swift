@@ -49,6 +49,17 @@ struct DeviceOptions: ParsableArguments {
 
     var path: String? { file ?? files.first }
 
+    /// ArgumentParser would take the value of "-n -1" for an option.
+    static func joined(_ words: [String]) -> [String] {
+        words.reduce(into: []) { list, word in
+            if word == "-1", let last = list.last, last == "-n" || last == "--number" {
+                list[list.count - 1] = "--number=-1"
+            } else {
+                list.append(word)
+            }
+        }
+    }
+
     mutating func validate() throws {
         guard type == "null" || type == "loop" else {
             throw ValidationError("Unknown target type '\(type)'; null and loop are there.")
@@ -73,7 +84,8 @@ struct DeviceOptions: ParsableArguments {
     /// The command line for a server process of this device.
     func arguments() -> [String] {
         var words = ["ublk", "add", "--foreground", "--ready-fd", "\(CSPAWN_READY_DESCRIPTOR)"]
-        words += ["-t", type, "-n", "\(number)", "-q", "\(queues)", "-d", "\(depth)"]
+        words += ["-t", type, "-q", "\(queues)", "-d", "\(depth)"]
+        if number >= 0 { words += ["-n", "\(number)"] }
         words += ["-r", "\(recovery)", "-i", "\(reissue)", "-e", "\(failIO)"]
         words += ["--max_io_buf_bytes", "\(requestBytesMax)"]
         if let path { words += ["-f", absolute(path)] }

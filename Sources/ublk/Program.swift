@@ -10,13 +10,16 @@ struct Program: ParsableCommand {
     /// Like ArgumentParser's, but every failure is exit code 1.
     static func main() {
         do {
-            var command = try parseAsRoot()
+            let words = DeviceOptions.joined(Array(CommandLine.arguments.dropFirst()))
+            var command = try parseAsRoot(words)
             try command.run()
         } catch {
             let code = exitCode(for: error)
             let text = fullMessage(for: error)
             if !text.isEmpty {
-                if code.isSuccess { print(text) } else { complain(text) }
+                let prefix = "Error: "
+                let plain = text.hasPrefix(prefix) ? String(text.dropFirst(prefix.count)) : text
+                if code.isSuccess { print(text) } else { complain(plain) }
             }
             exit(withError: code.isSuccess ? ExitCode.success : ExitCode(1))
         }

@@ -1,0 +1,159 @@
+import ArgumentParser
+import CacheEngine
+import CacheFormat
+import Glibc
+
+/// The engine alone: null devices that answer at once, in memory, on the worker's own thread.
+struct EngineBench: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "engine", abstract: "Operations a second of the cache engine alone.")
+
+    @Option(help: "read-hit, write-hit, write-insert or read-miss; all if omitted.")
+    var row: EngineRow?
+
+    @Option(help: "Threads, each with an engine on the shared cache.")
+    var threads = 1
+
+    @Option(help: "Operations of each thread.")
+    var operations = 4_000_000
+
+    @Option(help: "Lines of the cache, about.")
+    var lines = 262_144
+
+    @Flag(help: "Only the numbers, one line a row.")
+    var plain = false
+
+    func run() throws {
+        for row in row.map({ [$0] }) ?? EngineRow.allCases {
+            let load = EngineLoad(row: row, threadCount: threads, lines: lines)
+            let seconds = load.run(operations: operations)
+            let rate = Double(operations * threads) / seconds
+            print("\(row.rawValue) \(threads) \(Int(rate))")
+        }
+    }
+}
+
+enum EngineRow: String, CaseIterable, ExpressibleByArgument {
+    case readHit = "read-hit"
+    case writeHit = "write-hit"
+    case writeInsert = "write-insert"
+    case readMiss = "read-miss"
+}
+
+/// One cache, filled as the row needs it, and threads that each drive an engine of their own.
+final class EngineLoad: @unchecked Sendable {
+    private let row: EngineRow
+    private let threadCount: Int
+    private let shared: SharedCache
+    private let geometry: Geometry
+    /// Lines that are in the cache before the measurement.
+    private let residentLines: UInt64
+
+    init(row: EngineRow, threadCount: Int, lines: Int) {
+        self.row = row
+        self.threadCount = threadCount
+        let sets = max(2, lines / SetPageLayout.ways)
+        guard
+            let geometry = Geometry(
+                lineBytes: 4096, setCount: UInt64(sets), journalBlockCount: 1)
+        else { preconditionFailure("impossible geometry") }
+        self.geometry = geometry
+        let bytes = sets * SetPageLayout.byteCount
+        let pages = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 4096)
+        pages.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
+        shared = SharedCache(geometry: geometry, pages: pages, workerCount: threadCount)
+        // As many lines as fill every set to three quarters.
+        residentLines = UInt64(sets) * 160
+        shared.addCore(1, coreOffset: 0, sectorCount: 1 << 40, canDiscard: true)
+        shared.mode = row == .writeHit ? .writeBack : .writeThrough
+        fill()
+    }
+
+    private func fill() {
+        var loop = NullLoop(shared, worker: 0)
+        if row == .readHit || row == .writeHit || row == .readMiss {
+            for line in 0..<residentLines { loop.run(.write, line: line) }
+        }
+        if row == .writeInsert {
+            // Full of clean lines, so that each insert evicts one.
+            for line in 0..<UInt64(geometry.lineCount) { loop.run(.write, line: line) }
+        }
+    }
+
+    /// Runs the measurement; returns seconds.
+    func run(operations: Int) -> Double {
+        let start = now()
+        var threads: [pthread_t] = []
+        for number in 0..<threadCount {
+            let job = Job { [self] in drive(number, operations) }
+            var thread = pthread_t()
+            let context = Unmanaged.passRetained(job).toOpaque()
+            pthread_create(
+                &thread, nil,
+                { context in
+                    guard let context else { return nil }
+                    Unmanaged<Job>.fromOpaque(context).takeRetainedValue().body()
+                    return nil
+                }, context)
+            threads.append(thread)
+        }
+        for thread in threads { pthread_join(thread, nil) }
+        return now() - start
+    }
+
+    private func drive(_ number: Int, _ operations: Int) {
+        var loop = NullLoop(shared, worker: number)
+        var random = UInt64(number + 1) &* 0x9E37_79B9_7F4A_7C15
+        // Inserts and misses never come back to a line: every one is new.
+        var fresh = (UInt64(number) + 1) << 30
+        for _ in 0..<operations {
+            random ^= random << 13
+            random ^= random >> 7
+            random ^= random << 17
+            let resident = random.multipliedFullWidth(by: residentLines).high
+            switch row {
+            case .readHit: loop.run(.read, line: resident)
+            case .writeHit: loop.run(.write, line: resident)
+            case .readMiss:
+                loop.run(.read, line: fresh)
+                fresh += 17
+            case .writeInsert:
+                loop.run(.write, line: fresh)
+                fresh += 17
+            }
+        }
+    }
+}
+
+private final class Job: Sendable {
+    let body: @Sendable () -> Void
+    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+}
+
+private func now() -> Double {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+}
+
+/// An engine whose devices answer at once.
+struct NullLoop: ~Copyable {
+    private var engine: Engine
+
+    init(_ shared: SharedCache, worker: Int) {
+        engine = Engine(shared: shared, worker: worker, limits: EngineLimits())
+    }
+
+    /// One 4 KiB request, from submission to answer.
+    mutating func run(_ operation: Request.Operation, line: UInt64) {
+        let request = Request(operation, core: 1, startSector: line * 8, sectorCount: 8)
+        guard engine.submit(request) != nil else { preconditionFailure("the engine is full") }
+        while let command = engine.nextCommand() {
+            engine.commandTaken()
+            switch command.kind {
+            case .answer, .releaseSlot, .wakeWorker, .flushEnded: break
+            default: engine.complete(command.token, result: 0)
+            }
+        }
+    }
+}
