@@ -16,6 +16,8 @@ struct Cleaner: ~Copyable {
     private let urgent: UnsafeMutablePointer<UInt32>
     private var urgentHead = 0
     private(set) var urgentCount = 0
+    /// Flushes under way.
+    var activeJobs = 0
 
     init(limits: EngineLimits, lineBytes: Int) {
         batchCount = limits.cleaningBatches
@@ -41,14 +43,10 @@ struct Cleaner: ~Copyable {
     var isIdle: Bool {
         if urgentCount > 0 { return false }
         for index in 0..<batchCount where batches[index].phase != .idle { return false }
-        for index in 0..<Self.flushJobMax where jobs[index].isActive { return false }
-        return true
+        return activeJobs == 0
     }
 
-    var hasJobs: Bool {
-        for index in 0..<Self.flushJobMax where jobs[index].isActive { return true }
-        return false
-    }
+    var hasJobs: Bool { activeJobs > 0 }
 
     func idleBatch() -> Int? {
         for index in 0..<batchCount where batches[index].phase == .idle { return index }
@@ -73,6 +71,7 @@ struct Cleaner: ~Copyable {
 
     /// Flushes that found lines in use look again: something was released.
     func resumeWaitingFlushes() {
+        guard activeJobs > 0 else { return }
         for index in 0..<Self.flushJobMax where jobs[index].isActive {
             jobs[index].waitsForRelease = false
         }

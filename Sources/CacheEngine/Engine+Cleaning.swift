@@ -11,6 +11,7 @@ extension Engine {
             cleaner.jobs[index] = FlushJob()
             cleaner.jobs[index].isActive = true
             cleaner.jobs[index].core = core
+            cleaner.activeJobs += 1
             return true
         }
         return false
@@ -31,8 +32,11 @@ extension Engine {
     }
 
     /// Puts batches together while there are buffers: urgent sets first, then flushes in turn.
-    mutating func continueCleaning() {
-        guard cleaner.urgentCount > 0 || cleaner.hasJobs else { return }
+    @inline(__always) mutating func continueCleaning() {
+        if cleaner.urgentCount > 0 || cleaner.hasJobs { continueCleaningSlowly() }
+    }
+
+    @inline(never) private mutating func continueCleaningSlowly() {
         while cleaner.urgentCount > 0, let batch = cleaner.idleBatch() {
             guard let set = cleaner.popUrgent() else { break }
             gatherSet(set, batch)
@@ -74,6 +78,7 @@ extension Engine {
         let job = cleaner.jobs + index
         if job.pointee.hasFrozen { shared.thawDirty() }
         job.pointee.isActive = false
+        cleaner.activeJobs -= 1
         var command = Command(.flushEnded)
         command.core = job.pointee.core
         command.result = result

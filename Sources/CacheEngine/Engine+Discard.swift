@@ -82,7 +82,11 @@ extension Engine {
         discards.append(index, parts)
     }
 
-    mutating func continueDiscards() {
+    @inline(__always) mutating func continueDiscards() {
+        if !discards.isEmpty() { continueDiscardsSlowly() }
+    }
+
+    @inline(never) private mutating func continueDiscardsSlowly() {
         guard let index = discards.popFirst(parts) else { return }
         let slot = parts[index].pointee.request
         let request = requests[slot].pointee.request

@@ -12,36 +12,53 @@ package struct SharedCache: @unchecked Sendable {
     package static let coreCountMax = 4096
     package static let workerCountMax = 63
 
-    package let geometry: Geometry
-    package let workerCount: Int
-    package let pages: UnsafeMutableRawPointer
-    let sidecars: UnsafeMutableRawPointer
-    let cores: UnsafeMutablePointer<CoreRow>
-    private let control: UnsafeMutablePointer<ControlWords>
-    private let counterWords: UnsafeMutablePointer<UInt64>
-    private let flushMarks: UnsafeMutablePointer<FlushMarks>
+    /// In the heap, so that the handle is one word: the hot paths pass it around.
+    private struct Parts {
+        let geometry: Geometry
+        let workerCount: Int
+        let pages: UnsafeMutableRawPointer
+        let sidecars: UnsafeMutableRawPointer
+        let cores: UnsafeMutablePointer<CoreRow>
+        let control: UnsafeMutablePointer<ControlWords>
+        let counterWords: UnsafeMutablePointer<UInt64>
+        let flushMarks: UnsafeMutablePointer<FlushMarks>
+    }
+
+    private let parts: UnsafeMutablePointer<Parts>
+
+    package var geometry: Geometry { parts.pointee.geometry }
+    package var workerCount: Int { parts.pointee.workerCount }
+    package var pages: UnsafeMutableRawPointer { parts.pointee.pages }
+    private var sidecars: UnsafeMutableRawPointer { parts.pointee.sidecars }
+    @inline(__always) var cores: UnsafeMutablePointer<CoreRow> { parts.pointee.cores }
+    private var control: UnsafeMutablePointer<ControlWords> { parts.pointee.control }
+    private var counterWords: UnsafeMutablePointer<UInt64> { parts.pointee.counterWords }
+    private var flushMarks: UnsafeMutablePointer<FlushMarks> { parts.pointee.flushMarks }
 
     /// Takes the set pages as they are in `pages` (`geometry.setCount` × 4096 bytes, page aligned).
     ///
     /// The caller has checked every page. Cores must be added before their lines are `adopted`.
     package init(geometry: Geometry, pages: UnsafeMutableRawPointer, workerCount: Int) {
         precondition(workerCount > 0 && workerCount <= Self.workerCountMax)
-        self.geometry = geometry
-        self.workerCount = workerCount
-        self.pages = pages
         let sidecarBytes = Int(geometry.setCount) * SetSidecar.byteCount
-        sidecars = .allocate(byteCount: sidecarBytes, alignment: 64)
+        let sidecars = UnsafeMutableRawPointer.allocate(byteCount: sidecarBytes, alignment: 64)
         sidecars.initializeMemory(as: UInt8.self, repeating: 0, count: sidecarBytes)
-        cores = .allocate(capacity: Self.coreCountMax)
+        let cores = UnsafeMutablePointer<CoreRow>.allocate(capacity: Self.coreCountMax)
         for id in 0..<Self.coreCountMax { (cores + id).initialize(to: CoreRow()) }
-        flushMarks = .allocate(capacity: Self.coreCountMax)
+        let flushMarks = UnsafeMutablePointer<FlushMarks>.allocate(capacity: Self.coreCountMax)
         for id in 0..<Self.coreCountMax { (flushMarks + id).initialize(to: FlushMarks()) }
-        control = .allocate(capacity: 1)
+        let control = UnsafeMutablePointer<ControlWords>.allocate(capacity: 1)
         control.initialize(to: ControlWords())
         // One block more than workers: the control thread counts what it evicts, too.
         let wordCount = (workerCount + 1) * Self.coreCountMax * WorkerCounters.rowWords
-        counterWords = .allocate(capacity: wordCount)
+        let counterWords = UnsafeMutablePointer<UInt64>.allocate(capacity: wordCount)
         counterWords.initialize(repeating: 0, count: wordCount)
+        parts = .allocate(capacity: 1)
+        parts.initialize(
+            to: Parts(
+                geometry: geometry, workerCount: workerCount, pages: pages, sidecars: sidecars,
+                cores: cores, control: control, counterWords: counterWords,
+                flushMarks: flushMarks))
     }
 
     /// Frees everything but the pages. No worker may be running.
@@ -52,6 +69,7 @@ package struct SharedCache: @unchecked Sendable {
         control.deinitialize(count: 1).deallocate()
         flushMarks.deinitialize(count: Self.coreCountMax).deallocate()
         counterWords.deallocate()
+        parts.deallocate()
     }
 
     @inline(__always) func flushed(_ core: UInt16) -> UnsafeMutablePointer<FlushMarks> {
@@ -151,6 +169,12 @@ extension SharedCache {
             isPresent: true, canDiscard: canDiscard, coreOffset: coreOffset,
             sectorCount: sectorCount,
             dirtyMap: DirtyMap(extentCount: (sectorCount + extentSectors - 1) / extentSectors))
+    }
+
+    /// Whether the core's device can discard, known when it is there.
+    package func setCanDiscard(_ id: UInt16, _ canDiscard: Bool) {
+        precondition(cores[Int(id)].isPresent)
+        cores[Int(id)].canDiscard = canDiscard
     }
 
     /// Forgets a core; `dropLines` has emptied it.

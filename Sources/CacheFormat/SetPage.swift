@@ -138,6 +138,7 @@ extension SetPageView {
     private var bytes: DiskBytes { DiskBytes(base: base, count: SetPageLayout.byteCount) }
 
     package var sequence: UInt64 { bytes.load(SetPageLayout.sequence, as: UInt64.self) }
+    package var checksum: UInt32 { bytes.load(SetPageLayout.checksum, as: UInt32.self) }
 
     /// Makes the page an empty one of set `set`.
     package func makeEmpty(set: UInt64, epoch: UInt64) {

@@ -1,7 +1,9 @@
 /// The root of a cache device: which cache it is, where things are, which configuration is valid.
 ///
-/// Two slots are written alternately; the valid one with the higher generation counts. A slot is
-/// only written after everything it names is durable.
+/// Both slots are written, one after the other, with a flush between them; the valid one with the
+/// higher generation counts. So at any moment at least one is whole, and a damaged one is never the
+/// only one that tells the newest state. A slot is only written after everything it names is
+/// durable.
 package struct Superblock: Equatable, Sendable {
     package enum Layout {
         package static let magic: Field = (0, 8)
@@ -23,13 +25,14 @@ package struct Superblock: Equatable, Sendable {
         package static let configurationBytes: Field = (104, 4)
         package static let configurationChecksum: Field = (108, 4)
         package static let dirtyLineCount: Field = (112, 8)
-        package static let reserved: Field = (120, 3976)
+        package static let setPageDigest: Field = (120, 8)
+        package static let reserved: Field = (128, 3968)
 
         package static let fields = [
             magic, formatVersion, checksum, compatibleFeatures, readOnlyCompatibleFeatures,
             incompatibleFeatures, cacheUUID, generation, epoch, session, setCount,
             journalBlockCount, lineBytes, cacheID, state, configurationSlot, configurationBytes,
-            configurationChecksum, dirtyLineCount, reserved,
+            configurationChecksum, dirtyLineCount, setPageDigest, reserved,
         ]
         package static let byteCount = 4096
     }
@@ -64,6 +67,8 @@ package struct Superblock: Equatable, Sendable {
     package var configurationChecksum: UInt32 = 0
     /// At the last clean stop; for whoever asks whether the cache may be thrown away.
     package var dirtyLineCount: UInt64 = 0
+    /// At the last clean stop, `SetPageDigest` of all set pages; 0 while in use.
+    package var setPageDigest: UInt64 = 0
 
     package init(
         cacheUUID: UInt128, epoch: UInt64, session: UInt64, geometry: Geometry, cacheID: UInt16,
@@ -96,6 +101,7 @@ package struct Superblock: Equatable, Sendable {
         bytes.store(configurationBytes, Layout.configurationBytes)
         bytes.store(configurationChecksum, Layout.configurationChecksum)
         bytes.store(dirtyLineCount, Layout.dirtyLineCount)
+        bytes.store(setPageDigest, Layout.setPageDigest)
         bytes.store(bytes.checksum(without: Layout.checksum), Layout.checksum)
     }
 
@@ -137,6 +143,7 @@ package struct Superblock: Equatable, Sendable {
         configurationBytes = bytes.load(Layout.configurationBytes, as: UInt32.self)
         configurationChecksum = bytes.load(Layout.configurationChecksum, as: UInt32.self)
         dirtyLineCount = bytes.load(Layout.dirtyLineCount, as: UInt64.self)
+        setPageDigest = bytes.load(Layout.setPageDigest, as: UInt64.self)
         guard (1...16384).contains(cacheID) else { throw .impossible("cache id") }
         guard configurationSlot < 2 else { throw .impossible("configuration slot") }
         guard configurationBytes <= UInt32(Geometry.configurationBytesMax) else {

@@ -25,9 +25,9 @@ struct DeviceRing: ~Copyable {
     private let free: UnsafeMutablePointer<UInt32>
     private var freeCount: Int
     private let capacity: Int
-    /// Transfers that did not fit into the ring when they were to go on: a list through `next`.
-    private var waiting = UInt32.max
     private(set) var counts = TransferCounts()
+    /// How often the ring was handed over at the end of a turn.
+    private(set) var submitCount: UInt64 = 0
 
     init(ring: consuming Ring, capacity: Int) {
         precondition(capacity > 0 && capacity < 1 << 24)
@@ -46,7 +46,12 @@ struct DeviceRing: ~Copyable {
     }
 
     var isIdle: Bool { freeCount == capacity }
-    var hasWaiting: Bool { waiting != .max }
+
+    /// The turn's system call.
+    mutating func submit(waits: Bool) {
+        ring.submit(waitFor: waits ? 1 : 0)
+        submitCount += 1
+    }
 }
 
 /// What a worker's devices did that the engine does not count.
@@ -68,13 +73,18 @@ struct Transfer {
     var file: UInt32 = 0
     /// The request slot whose buffer it uses, or `.max`.
     var slot = UInt32.max
-    var next = UInt32.max
     var generation: UInt32 = 0
     var address: UnsafeMutableRawPointer?
     var deviceOffset: UInt64 = 0
     var byteCount: UInt64 = 0
     var done: UInt64 = 0
     var token = Token(rawValue: 0)
+
+    /// Where the bytes are that have not been moved yet.
+    var rest: UnsafeMutableRawPointer {
+        guard let address else { preconditionFailure("a transfer without a buffer") }
+        return address + Int(done)
+    }
 }
 
 /// How a transfer ended: 0 or -errno.
@@ -89,19 +99,26 @@ struct TransferEnd {
 extension DeviceRing {
     /// False if there is no room now.
     mutating func start(_ transfer: Transfer) -> Bool {
-        guard freeCount > 0, waiting == .max else { return false }
+        guard freeCount > 0 else { return false }
         let index = free[freeCount - 1]
         let generation = transfers[Int(index)].generation
         transfers[Int(index)] = transfer
         transfers[Int(index)].generation = generation
-        guard queue(index) else { return false }
         freeCount -= 1
+        queue(index)
         return true
     }
 
     /// Puts what is left of the transfer into the ring.
-    private mutating func queue(_ index: UInt32) -> Bool {
-        let transfer = transfers + Int(index)
+    private mutating func queue(_ index: UInt32) {
+        ring.makeRoom(1)
+        let isQueued = prepare(transfers + Int(index), index)
+        precondition(isQueued, "no room in the ring that was just made")
+    }
+
+    private mutating func prepare(
+        _ transfer: UnsafeMutablePointer<Transfer>, _ index: UInt32
+    ) -> Bool {
         let userData =
             CompletionOwner.transfer.tag | UInt64(transfer.pointee.generation & 0xffffff) << 32
             | UInt64(index)
@@ -109,18 +126,13 @@ extension DeviceRing {
         let left = transfer.pointee.byteCount - transfer.pointee.done
         let file = transfer.pointee.file
         switch transfer.pointee.operation {
-        case .read, .write:
-            guard let base = transfer.pointee.address else {
-                preconditionFailure("a transfer without a buffer")
-            }
-            let address = base + Int(transfer.pointee.done)
-            if transfer.pointee.operation == .read {
-                return ring.prepareRead(
-                    file: file, into: address, byteCount: UInt32(left), offset: offset,
-                    userData: userData)
-            }
+        case .read:
+            return ring.prepareRead(
+                file: file, into: transfer.pointee.rest, byteCount: UInt32(left), offset: offset,
+                userData: userData)
+        case .write:
             return ring.prepareWrite(
-                file: file, from: address, byteCount: UInt32(left), offset: offset,
+                file: file, from: transfer.pointee.rest, byteCount: UInt32(left), offset: offset,
                 isDurable: transfer.pointee.isDurable, userData: userData)
         case .flush:
             return ring.prepareFlush(file: file, userData: userData)
@@ -144,10 +156,7 @@ extension DeviceRing {
         switch verdict(transfer, result) {
         case .ended(let final): return end(index, final)
         case .goesOn:
-            if !queue(index) {
-                transfer.pointee.next = waiting
-                waiting = index
-            }
+            queue(index)
             return nil
         }
     }
@@ -194,17 +203,6 @@ extension DeviceRing {
         return TransferEnd(
             token: transfer.pointee.token, result: result, core: transfer.pointee.core,
             slot: transfer.pointee.slot, isCore: transfer.pointee.file != WorkerFile.cache)
-    }
-
-    /// Queues what waits for room in the ring.
-    mutating func queueWaiting() {
-        while waiting != .max {
-            let index = waiting
-            let next = transfers[Int(index)].next
-            guard queue(index) else { return }
-            transfers[Int(index)].next = .max
-            waiting = next
-        }
     }
 }
 

@@ -37,14 +37,16 @@ package struct ExportedLimits: Equatable, Sendable {
         sectorCount = core.bytes / UInt64(logical) * UInt64(logical) / 512
         logicalBlockBytes = logical
         physicalBlockBytes = physical
-        ioMinBytes = max(cache.ioMinBytes, core.ioMinBytes, physical)
+        ioMinBytes = max(
+            Self.powerOfTwo(cache.ioMinBytes), Self.powerOfTwo(core.ioMinBytes), physical)
         ioOptBytes = Self.commonMultiple(cache.ioOptBytes, core.ioOptBytes, atLeast: ioMinBytes)
         let pageSectors: UInt32 = 4096 / 512
         maxSectors = max(
             min(core.maxSectors, Self.requestBytesMax / 512) / pageSectors * pageSectors,
             pageSectors)
         if core.discardMaxBytes > 0 {
-            discardGranularityBytes = max(core.discardGranularityBytes, physical)
+            discardGranularityBytes = max(
+                Self.powerOfTwo(core.discardGranularityBytes), physical)
             discardAlignmentBytes = core.discardAlignmentBytes
             discardMaxSectors = UInt32(clamping: core.discardMaxBytes / 512)
         } else {
@@ -55,10 +57,14 @@ package struct ExportedLimits: Equatable, Sendable {
         }
     }
 
+    /// ublk speaks of sizes as exponents: 0 for what cannot be said.
+    private static func powerOfTwo(_ bytes: UInt32) -> UInt32 {
+        bytes.nonzeroBitCount == 1 && bytes <= 256 << 20 ? bytes : 0
+    }
+
     /// The least common multiple of both, if it is a power of two that ublk can express; else the
     /// larger one that is; else `atLeast`.
     private static func commonMultiple(_ a: UInt32, _ b: UInt32, atLeast: UInt32) -> UInt32 {
-        let candidates = [a, b].filter { $0.nonzeroBitCount == 1 && $0 <= 256 << 20 }
-        return max(candidates.max() ?? atLeast, atLeast)
+        max(powerOfTwo(a), powerOfTwo(b), atLeast)
     }
 }

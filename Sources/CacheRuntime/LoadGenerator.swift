@@ -164,7 +164,7 @@ extension LoadFront {
 
     mutating func answer(
         slot: UInt32, result: Int32, keepsBuffer: Bool, _: inout DeviceRing
-    ) -> Bool {
+    ) {
         let buffer = bufferOfSlot[Int(slot)]
         let request = issued[Int(buffer)]
         if result != 0 {
@@ -181,13 +181,9 @@ extension LoadFront {
             progress.endTime.store(monotonicNanoseconds(), ordering: .releasing)
         }
         if !keepsBuffer { free(slot) }
-        return true
     }
 
-    mutating func release(slot: UInt32, _: inout DeviceRing) -> Bool {
-        free(slot)
-        return true
-    }
+    mutating func release(slot: UInt32, _: inout DeviceRing) { free(slot) }
 
     private mutating func free(_ slot: UInt32) {
         buffers.release(bufferOfSlot[Int(slot)])

@@ -13,12 +13,10 @@ protocol RequestFront: ~Copyable, SendableMetatype {
     /// A device transfer in the slot's buffer began or ended.
     mutating func transferStarted(slot: UInt32)
     mutating func transferEnded(slot: UInt32)
-    /// False if there is no room in the ring: the answer is offered again.
+    /// With `keepsBuffer` the slot's buffer is used on, its content unchanged, until `release`.
     mutating func answer(
-        slot: UInt32, result: Int32, keepsBuffer: Bool, _ devices: inout DeviceRing
-    ) -> Bool
-    /// Nobody uses the slot's buffer any more. False as in `answer`.
-    mutating func release(slot: UInt32, _ devices: inout DeviceRing) -> Bool
+        slot: UInt32, result: Int32, keepsBuffer: Bool, _ devices: inout DeviceRing)
+    mutating func release(slot: UInt32, _ devices: inout DeviceRing)
     /// A completion that bears `CompletionOwner.front`.
     mutating func completed(userData: UInt64, result: Int32, _ devices: inout DeviceRing)
     /// Whether `nextRequest` has something to give without a further completion.

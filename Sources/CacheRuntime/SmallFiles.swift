@@ -42,3 +42,12 @@ func namesInDirectory(_ path: String) -> [String] {
     }
     return names
 }
+
+/// Writes a setting of /sys or /proc. Whether it was taken is not known.
+func writeText(_ text: String, to path: String) {
+    let descriptor = open(path, O_WRONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { return }
+    defer { close(descriptor) }
+    var bytes = Array(text.utf8)
+    _ = write(descriptor, &bytes, bytes.count)
+}

@@ -1,4 +1,5 @@
 import CacheEngine
+import Glibc
 import Synchronization
 import Uring
 
@@ -11,20 +12,20 @@ final class Worker: Sendable {
 
     /// Starts the thread; returns when it serves.
     init<Front: RequestFront & ~Copyable>(
-        _ setup: WorkerSetup, cpu: UInt32?, makeFront: @escaping @Sendable () -> Front
+        _ setup: WorkerSetup, cpu: UInt32?, makeFront: @escaping @Sendable () -> Front?
     ) throws(CacheError) {
         identity = setup.identity
         let ready = try Reply()
         thread = try NativeThread(name: "cas worker \(setup.identity.number)", cpu: cpu) {
-            setup.serve(front: makeFront(), ready)
+            guard let front = makeFront() else { return ready.set(-ENOMEM) }
+            setup.serve(front: front, ready)
         }
         let result = ready.wait()
         guard result == 0 else {
             thread.join()
             throw CacheError(
                 .kernel,
-                "Starting worker \(setup.identity.number) failed: setting up its io_uring: "
-                    + "\(errorText(-result)).")
+                "Starting worker \(setup.identity.number) failed: \(errorText(-result)).")
         }
     }
 
@@ -83,7 +84,7 @@ struct WorkerSetup: Sendable {
         guard
             let cleaning = BufferArena(
                 bufferBytes: limits.cleaningBatchBytes, count: limits.cleaningBatches)
-        else { throw RingError(step: "get memory", errno: 12) }
+        else { throw RingError(step: "get memory", errno: ENOMEM) }
         var backend = WorkerBackend(
             devices: DeviceRing(ring: ring, capacity: transferMax), front: front, worker: identity,
             cleaning: cleaning, completionCapacity: Int(completionMax))

@@ -204,11 +204,13 @@ extension WorkerBackend where Front: ~Copyable {
         case .readCache, .writeCache, .flushCache, .readCore, .writeCore, .flushCore, .discardCore:
             return prepareTransfer(command)
         case .answer:
-            return front.answer(
+            front.answer(
                 slot: command.slot, result: command.result, keepsBuffer: command.keepsBuffer,
                 &devices)
+            return true
         case .releaseSlot:
-            return front.release(slot: command.slot, &devices)
+            front.release(slot: command.slot, &devices)
+            return true
         case .wakeWorker:
             return wake(Int(command.slot), set: UInt32(truncatingIfNeeded: command.deviceOffset))
         case .flushEnded:
@@ -277,17 +279,16 @@ extension WorkerBackend where Front: ~Copyable {
 
 extension WorkerBackend where Front: ~Copyable {
     mutating func submit(mayWait: Bool) {
-        devices.queueWaiting()
         if !isMailboxArmed {
+            devices.ring.makeRoom(1)
             isMailboxArmed = devices.ring.prepareRead(
                 file: WorkerFile.mailbox, into: UnsafeMutableRawPointer(eventCount), byteCount: 8,
                 offset: .max, userData: CompletionOwner.mailbox.tag)
         }
         let isBacklog = completionNext < completionCount
         let sleeps =
-            mayWait && !isBacklog && messages.isEmpty && !front.hasRequests && !devices.hasWaiting
-            && isMailboxArmed && !shouldEnd
-        devices.ring.submit(waitFor: sleeps ? 1 : 0)
+            mayWait && !isBacklog && messages.isEmpty && !front.hasRequests && !shouldEnd
+        devices.submit(waits: sleeps)
         if !isBacklog { collect() }
     }
 

@@ -44,6 +44,9 @@ package struct Ring: ~Copyable {
     }
 
     deinit {
+        // The kernel takes a ring apart some time later; whoever closes a device now wants it
+        // closed.
+        if !files.isEmpty { _ = io_uring_unregister_files(ring) }
         io_uring_queue_exit(ring)
         ring.deallocate()
     }
@@ -64,6 +67,17 @@ package struct Ring: ~Copyable {
         let result = io_uring_register_files_update(ring, file, &descriptor, 1)
         if result >= 0 { files[Int(file)] = descriptor >= 0 }
         return min(result, 0)
+    }
+
+    /// Makes room for so many entries: if there is none, those prepared are handed over, at the
+    /// price of a system call. For callers who cannot keep what does not fit.
+    @inline(__always) package mutating func makeRoom(_ count: UInt32) {
+        if io_uring_sq_space_left(ring) < count { makeRoomBySubmitting(count) }
+    }
+
+    @inline(never) private mutating func makeRoomBySubmitting(_ count: UInt32) {
+        precondition(count <= ring.pointee.sq.ring_entries, "more entries than the ring has")
+        while io_uring_sq_space_left(ring) < count { submit(waitFor: 0) }
     }
 
     private func next() -> UnsafeMutablePointer<io_uring_sqe>? { io_uring_get_sqe(ring) }

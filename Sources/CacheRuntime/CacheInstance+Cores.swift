@@ -1,0 +1,220 @@
+import CacheEngine
+import CacheFormat
+import Glibc
+import Synchronization
+
+extension CacheInstance {
+    /// Adds a core device; on return its exported device can be used. Returns the core's id.
+    package func addCore(id: UInt16?, devicePath: String) throws(CacheError) -> UInt16 {
+        try changing { () throws(CacheError) in
+            try checkRunning()
+            let id = try freeID(id)
+            try checkUnused(devicePath)
+            let device = try openCore(devicePath)
+            guard device.limits.sectorCount > 0 else {
+                throw CacheError(.tooSmall, "The core device '\(devicePath)' is empty.")
+            }
+            var configuration = store.configuration
+            let core = Configuration.Core(
+                id: id, coreOffset: coreOffset(id), sectorCount: device.limits.sectorCount,
+                logicalBlockBytes: device.limits.logicalBlockBytes, devicePath: devicePath)
+            let place = configuration.cores.firstIndex { $0.id > id } ?? configuration.cores.count
+            configuration.cores.insert(core, at: place)
+            shared.addCore(
+                id, coreOffset: core.coreOffset, sectorCount: core.sectorCount,
+                canDiscard: device.limits.discardMaxBytes > 0)
+            // The device knows of the core before the first of its lines can be dirty.
+            do throws(CacheError) {
+                try store.save(configuration)
+            } catch {
+                shared.removeCore(id)
+                throw error
+            }
+            state.withLock { $0.cores[id] = CoreEntry(id: id, configuration: core) }
+            do throws(CacheError) {
+                try activate(core, device)
+            } catch {
+                try forget(id)
+                throw error
+            }
+            return id
+        }
+    }
+
+    /// Removes a core. With `flush` its dirty data are brought to it first; without, they are lost.
+    ///
+    /// Cancelled before the end of the flush, it leaves everything as it was.
+    package func removeCore(
+        id: UInt16, flush: Bool, cancelled: () -> Bool
+    ) throws(CacheError) {
+        try changing { () throws(CacheError) in
+            try checkRunning()
+            guard let core = state.withLock({ $0.cores[id] }) else { throw noSuchCore(id) }
+            guard core.device != nil else {
+                throw CacheError(
+                    .incompatible,
+                    "Core is inactive. To manage the inactive core use '--remove-inactive' "
+                        + "command.")
+            }
+            try refuseUse(
+                of: [core], "Can't remove core \(id) from cache \(cacheID) due to mounted devices:")
+            if flush { try clean([id], cancelled: cancelled) }
+            try endExport(id)
+            // What was written between the flush and the end of the device.
+            if flush { try clean([id], cancelled: { false }) }
+            try forget(id)
+        }
+    }
+
+    /// One at a time, in the order they come.
+    func changing<Value>(_ body: () throws(CacheError) -> Value) throws(CacheError) -> Value {
+        let result = change.withLock { _ -> Result<Value, CacheError> in
+            do throws(CacheError) {
+                return .success(try body())
+            } catch {
+                return .failure(error)
+            }
+        }
+        return try result.get()
+    }
+
+    /// Open CAS looks for a free id from 1 on and takes 0 last.
+    private func freeID(_ wanted: UInt16?) throws(CacheError) -> UInt16 {
+        let used = state.withLock { Set($0.cores.keys) }
+        if let wanted {
+            guard wanted < SharedCache.coreCountMax else {
+                throw CacheError(
+                    .invalidArgument, "Invalid core id, must be in the range 0-4095.")
+            }
+            guard !used.contains(wanted) else {
+                throw CacheError(
+                    .coreExists, "Core id already used: core \(wanted) in cache \(cacheID).")
+            }
+            return wanted
+        }
+        for id in Array(1..<UInt16(SharedCache.coreCountMax)) + [0] where !used.contains(id) {
+            return id
+        }
+        throw CacheError(.tooMany, "Too many core devices in cache \(cacheID).")
+    }
+
+    /// Refuses the cache device, a device that is a core already, and an exported device.
+    private func checkUnused(_ path: String) throws(CacheError) {
+        guard let identity = DeviceIdentity(path: path) else { return }
+        if identity == device.identity {
+            throw CacheError(.busy, "Cache device '\(path)' is already used as cache.")
+        }
+        for core in state.withLock({ Array($0.cores.values) }) {
+            if core.device?.identity == identity
+                || core.device == nil && core.configuration.devicePath == path
+            {
+                throw CacheError(
+                    .coreExists,
+                    "Core device '\(path)' is already cached: it is core \(core.id) of cache "
+                        + "\(cacheID).")
+            }
+            if let exported = core.exported,
+                DeviceIdentity(path: "/dev/\(exported.name)") == identity
+            {
+                throw CacheError(
+                    .incompatible,
+                    "Illegal multilevel caching configuration: '\(path)' is an exported device of "
+                        + "cache \(cacheID).")
+            }
+        }
+    }
+
+    /// Spreads the starts of cores, where they are busiest, over the sets.
+    private func coreOffset(_ id: UInt16) -> UInt32 {
+        UInt32(truncatingIfNeeded: (UInt64(id) &* 0x9E37_79B9) % shared.geometry.setCount)
+    }
+
+    func openCore(_ path: String) throws(CacheError) -> DeviceFile {
+        try DeviceFile(path: path, role: .core, allowsPlainFile: options.allowsPlainFiles)
+    }
+}
+
+// MARK: - Steps
+
+extension CacheInstance {
+    /// Makes a known core usable: the workers get its device, the users its exported device.
+    func activate(_ core: Configuration.Core, _ device: DeviceFile) throws(CacheError) {
+        let limits = try ExportedLimits(
+            cache: self.device.limits, core: device.limits,
+            lineBytes: shared.geometry.lineBytes, coreName: core.devicePath)
+        shared.setCanDiscard(core.id, device.limits.discardMaxBytes > 0)
+        for worker in workers {
+            let result = try worker.ask {
+                .attachCore(
+                    core: core.id, descriptor: device.descriptor,
+                    isBlockDevice: device.isBlockDevice, $0)
+            }
+            guard result == 0 else {
+                throw CacheError(
+                    .tooMany,
+                    "Registering the core device '\(core.devicePath)' failed: "
+                        + "\(errorText(-result)).")
+            }
+        }
+        state.withLock { $0.cores[core.id]?.device = device }
+        try export(core.id, limits)
+    }
+
+    private func export(_ id: UInt16, _ limits: ExportedLimits) throws(CacheError) {
+        guard let publisher else { return }
+        let plan = ExportedDevice.Plan(
+            core: id, link: link(id), limits: limits, queueDepth: options.queueDepth,
+            movement: options.movement)
+        let exported = try ExportedDevice(
+            plan, control: publisher.control, features: publisher.features, workers: workers)
+        state.withLock { $0.cores[id]?.exported = exported }
+    }
+
+    /// No request of the core comes any more after this.
+    func endExport(_ id: UInt16) throws(CacheError) {
+        guard let exported = state.withLock({ $0.cores[id]?.exported }) else { return }
+        try exported.end()
+        state.withLock { $0.cores[id]?.exported = nil }
+    }
+
+    /// Makes the exported device of a core again whose end was taken back.
+    func exportAgain(_ id: UInt16) throws(CacheError) {
+        guard let core = state.withLock({ $0.cores[id] }), core.exported == nil,
+            let coreDevice = core.device
+        else { return }
+        try export(
+            id,
+            try ExportedLimits(
+                cache: device.limits, core: coreDevice.limits,
+                lineBytes: shared.geometry.lineBytes, coreName: coreDevice.path))
+    }
+
+    /// Drops a core whose exported device is gone: its lines, dirty or not, its device, its place
+    /// in the configuration.
+    private func forget(_ id: UInt16) throws(CacheError) {
+        try endExport(id)
+        while !shared.dropLines(core: id) { usleep(2_000) }
+        for worker in workers {
+            while try worker.ask({ .detachCore(core: id, $0) }) == -EBUSY { usleep(2_000) }
+        }
+        shared.removeCore(id)
+        state.withLock { _ = $0.cores.removeValue(forKey: id) }
+        var configuration = store.configuration
+        configuration.cores.removeAll { $0.id == id }
+        try store.save(configuration)
+    }
+
+    /// Throws with `heading` and a line for each use, if one of the cores' devices is in use.
+    func refuseUse(of cores: [CoreEntry], _ heading: String) throws(CacheError) {
+        var lines: [String] = []
+        for core in cores {
+            guard let exported = core.exported else { continue }
+            for use in exported.uses() {
+                let partition = use.device.dropFirst(exported.name.count)
+                lines.append("\(link(core.id))\(partition) (/dev/\(use.device)): \(use.purpose)")
+            }
+        }
+        guard !lines.isEmpty else { return }
+        throw CacheError(.mounted, ([heading] + lines).joined(separator: "\n"))
+    }
+}

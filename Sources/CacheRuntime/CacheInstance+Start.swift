@@ -1,0 +1,340 @@
+import CLinux
+import CacheEngine
+import CacheFormat
+import Glibc
+import Synchronization
+import Ublk
+
+extension CacheInstance {
+    /// The id of the cache that is on a device; nil if there is none that can be read.
+    package static func storedCacheID(devicePath: String) -> UInt16? {
+        let descriptor = Glibc.open(devicePath, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { return nil }
+        defer { close(descriptor) }
+        let medium = ReadOnlyMedium(path: devicePath, descriptor: descriptor)
+        guard case .cache(let superblock)? = try? CacheStore.find(on: medium) else { return nil }
+        return superblock.cacheID
+    }
+
+    /// Starts a new cache, or loads one; on return its cores can be used.
+    ///
+    /// Nothing is written to the device before everything that can be checked was checked, and
+    /// nothing is left of a failed start but a stopped cache.
+    package static func start(_ options: Options) throws(CacheError) -> CacheInstance {
+        try checkOptions(options)
+        _ = ucas_raise_file_limit()
+        let publisher = options.exportsDevices ? try makePublisher() : nil
+        let device = try DeviceFile(
+            path: options.devicePath, role: .cache, allowsPlainFile: options.allowsPlainFiles)
+        let instance =
+            options.load
+            ? try load(options, device, publisher) : try create(options, device, publisher)
+        do throws(CacheError) {
+            try instance.startClock()
+            try instance.activateCores()
+        } catch {
+            try? instance.shutDown()
+            throw error
+        }
+        return instance
+    }
+
+    private static func checkOptions(_ options: Options) throws(CacheError) {
+        if let id = options.cacheID, !(1...16384).contains(id) {
+            throw CacheError(
+                .invalidArgument, "Invalid cache id, must be in the range 1-16384.")
+        }
+        guard options.load || options.cacheID != nil else {
+            throw CacheError(.invalidArgument, "A new cache needs an id.")
+        }
+        let lineBytes = options.lineBytes ?? 4096
+        guard lineBytes >= 4096, lineBytes <= 65536, lineBytes.nonzeroBitCount == 1 else {
+            throw CacheError(
+                .invalidArgument, "Invalid cache line size, must be 4, 8, 16, 32 or 64 KiB.")
+        }
+        guard lineBytes == 4096 else {
+            throw CacheError(
+                .invalidArgument,
+                "Cache lines of \(lineBytes >> 10) KiB are not supported by this version; use 4.")
+        }
+    }
+
+    private static func makePublisher() throws(CacheError) -> Publisher {
+        do throws(UblkError) {
+            let control = try ControlDevice()
+            return Publisher(control: control, features: try control.features())
+        } catch {
+            switch error.errno {
+            case ENOENT, ENXIO, ENODEV:
+                throw CacheError(
+                    .kernel,
+                    "This kernel offers no ublk: '\(ControlDevice.path)' is missing. Load the "
+                        + "driver with 'modprobe ublk_drv'; if there is no such module, boot a "
+                        + "kernel of version 6.5 or newer that has it (on Debian 12: "
+                        + "linux-image-amd64 from bookworm-backports).")
+            case EACCES, EPERM:
+                throw CacheError(.permission, "Must be run as root.")
+            default:
+                throw CacheError(
+                    .kernel, "This kernel's ublk cannot be used: \(error). Kernel 6.5 or newer "
+                        + "is needed.")
+            }
+        }
+    }
+}
+
+// MARK: - New
+
+extension CacheInstance {
+    private static func create(
+        _ options: Options, _ device: DeviceFile, _ publisher: Publisher?
+    ) throws(CacheError) -> CacheInstance {
+        let lineBytes = options.lineBytes ?? 4096
+        if !options.force { try refuseContent(of: device) }
+        guard let geometry = Geometry.forDevice(
+            byteCount: device.limits.bytes, lineBytes: lineBytes)
+        else {
+            throw CacheError(
+                .tooSmall,
+                "The cache device '\(device.path)' is too small: it has "
+                    + "\(device.limits.bytes >> 20) MiB, and at least "
+                    + "\(Geometry.deviceBytesMin >> 20) MiB are needed.")
+        }
+        if case .cache(let old) = try CacheStore.find(on: device) {
+            MemoryImage.removeLeftOver(
+                cacheUUID: old.cacheUUID, directory: options.imageDirectory)
+        }
+        let identity = ImageIdentity(
+            bootID: try ImageIdentity.currentBoot(), cacheUUID: UInt128.random(in: 1 ... .max),
+            session: UInt64.random(in: 1 ... .max))
+        let image = try MemoryImage(
+            creating: identity, geometry: geometry, directory: options.imageDirectory)
+        do throws(CacheError) {
+            let mode = options.mode ?? .writeThrough
+            let store = try CacheStore.format(
+                device, cacheID: options.cacheID ?? 1, lineBytes: lineBytes,
+                session: identity.session, configuration: Configuration(mode: mode.stored),
+                cacheUUID: identity.cacheUUID)
+            store.makeEmptyPages(in: image.pages)
+            let shared = SharedCache(
+                geometry: geometry, pages: image.pages, workerCount: workerCount(options))
+            shared.mode = mode
+            return try assemble(options, device, store, image, shared, publisher)
+        } catch {
+            image.remove()
+            throw error
+        }
+    }
+
+    private static func refuseContent(of device: DeviceFile) throws(CacheError) {
+        guard try CacheStore.find(on: device) == .nothing else {
+            throw CacheError(
+                .oldMetadata,
+                "Old metadata found on device '\(device.path)'.\nPlease load cache metadata using "
+                    + "--load option or use --force to discard on-disk metadata and start fresh "
+                    + "cache instance.")
+        }
+        guard let content = try ContentSignature.find(on: device) else { return }
+        let what =
+            content.hasSuffix("filesystem") ? "A filesystem" : "Something that looks like data"
+        throw CacheError(
+            .foreignContent,
+            "\(what) exists on \(device.path) (\(content)). Specify the --force option if you "
+                + "wish to add the cache anyway.\nNote: this may result in loss of data")
+    }
+
+    static func workerCount(_ options: Options) -> Int {
+        let wanted = options.workerCount ?? NativeThread.allowedCPUs().count
+        return min(max(wanted, 1), SharedCache.workerCountMax)
+    }
+}
+
+// MARK: - Load
+
+extension CacheInstance {
+    private static func load(
+        _ options: Options, _ device: DeviceFile, _ publisher: Publisher?
+    ) throws(CacheError) -> CacheInstance {
+        let store = try CacheStore.open(device)
+        let id = store.superblock.cacheID
+        if let wanted = options.cacheID, wanted != id {
+            throw CacheError(
+                .invalidArgument, "The cache on '\(device.path)' has the id \(id), not \(wanted).")
+        }
+        guard store.superblock.state == .cleanlyStopped else {
+            throw CacheError(
+                .notCleanlyStopped,
+                "Cache \(id) on '\(device.path)' was not stopped cleanly, and this version cannot "
+                    + "recover it. Its data are untouched; starting it with --force instead of "
+                    + "--load discards them.")
+        }
+        guard store.geometry.lineBytes == 4096 else {
+            throw CacheError(
+                .otherVersion,
+                "The cache on '\(device.path)' has lines of \(store.geometry.lineBytes >> 10) KiB, "
+                    + "which this version does not support.")
+        }
+        guard let mode = EngineMode(stored: store.configuration.mode) else {
+            throw CacheError(
+                .otherVersion,
+                "The cache on '\(device.path)' is in a mode this version does not support.")
+        }
+        let identity = ImageIdentity(
+            bootID: try ImageIdentity.currentBoot(), cacheUUID: store.superblock.cacheUUID,
+            session: UInt64.random(in: 1 ... .max))
+        let image = try MemoryImage(
+            creating: identity, geometry: store.geometry, directory: options.imageDirectory)
+        do throws(CacheError) {
+            let shared = try adopt(store, image, options)
+            shared.mode = mode
+            try store.markInUse(session: identity.session)
+            return try assemble(options, device, store, image, shared, publisher)
+        } catch {
+            image.remove()
+            throw error
+        }
+    }
+
+    private static func adopt(
+        _ store: CacheStore, _ image: MemoryImage, _ options: Options
+    ) throws(CacheError) -> SharedCache {
+        let slots = try store.loadSetPages(into: image.pages)
+        let shared = SharedCache(
+            geometry: store.geometry, pages: image.pages, workerCount: workerCount(options))
+        for core in store.configuration.cores {
+            shared.addCore(
+                core.id, coreOffset: core.coreOffset, sectorCount: core.sectorCount,
+                canDiscard: false)
+        }
+        if let set = shared.adoptPages() {
+            shared.deallocate()
+            throw CacheError(
+                .damaged,
+                "Metadata is damaged: the page of set \(set) on '\(store.medium.path)' "
+                    + "contradicts itself.")
+        }
+        for (set, slot) in slots.enumerated() {
+            shared.noteStored(UInt32(set), slot: Int(slot))
+        }
+        return shared
+    }
+}
+
+// MARK: - Putting it together
+
+extension CacheInstance {
+    private static func assemble(
+        _ options: Options, _ device: DeviceFile, _ store: CacheStore, _ image: MemoryImage,
+        _ shared: SharedCache, _ publisher: Publisher?
+    ) throws(CacheError) -> CacheInstance {
+        let workers = try startWorkers(options, device, shared)
+        let instance = try CacheInstance(
+            options: options, device: device, store: store, image: image, shared: shared,
+            workers: workers, publisher: publisher)
+        instance.state.withLock { state in
+            for core in store.configuration.cores {
+                state.cores[core.id] = CoreEntry(id: core.id, configuration: core)
+            }
+        }
+        return instance
+    }
+
+    private static func startWorkers(
+        _ options: Options, _ device: DeviceFile, _ shared: SharedCache
+    ) throws(CacheError) -> [Worker] {
+        let count = shared.workerCount
+        var mailboxes: [Mailbox<WorkerMessage>] = []
+        for _ in 0..<count { mailboxes.append(try Mailbox()) }
+        let board = ReleaseBoard(workerCount: count)
+        let cpus = NativeThread.allowedCPUs()
+        let limits = options.limits
+        let byUserCopy = options.movement == .userCopy
+        var workers: [Worker] = []
+        do throws(CacheError) {
+            for number in 0..<count {
+                let setup = WorkerSetup(
+                    identity: WorkerIdentity(number: number, mailboxes: mailboxes, board: board),
+                    shared: shared, limits: limits, cacheDescriptor: device.descriptor)
+                workers.append(
+                    try Worker(setup, cpu: cpus[number % cpus.count]) {
+                        UblkFront(
+                            slotCount: limits.requestSlots, shortBuffers: byUserCopy ? 256 : 64,
+                            longBuffers: byUserCopy ? 32 : 8,
+                            requestBytesMax: Int(ExportedLimits.requestBytesMax))
+                    })
+            }
+        } catch {
+            for worker in workers { try? worker.stop() }
+            shared.deallocate()
+            throw error
+        }
+        return workers
+    }
+
+    /// Opens and exports the cores of a loaded configuration. A core whose device is missing or
+    /// has another size stays inactive; its lines wait for it.
+    private func activateCores() throws(CacheError) {
+        for core in store.configuration.cores {
+            let device: DeviceFile
+            do throws(CacheError) {
+                device = try openCore(core.devicePath)
+            } catch {
+                guard error.code == .notFound else { throw error }
+                continue
+            }
+            guard device.limits.sectorCount == core.sectorCount else {
+                throw CacheError(
+                    .sizeMismatch,
+                    "Core volume size does not match the size stored in cache metadata: "
+                        + "'\(core.devicePath)' has \(device.limits.sectorCount) sectors, core "
+                        + "\(core.id) had \(core.sectorCount).")
+            }
+            try activate(core, device)
+        }
+    }
+}
+
+extension EngineMode {
+    var stored: Configuration.Mode {
+        switch self {
+        case .writeThrough: .writeThrough
+        case .writeBack: .writeBack
+        case .passThrough: .passThrough
+        }
+    }
+
+    /// Nil for a mode the engine does not have.
+    init?(stored: Configuration.Mode) {
+        switch stored {
+        case .writeThrough: self = .writeThrough
+        case .writeBack: self = .writeBack
+        case .passThrough: self = .passThrough
+        case .writeAround, .writeOnly: return nil
+        }
+    }
+}
+
+/// Looking at a device that somebody else may be using.
+private final class ReadOnlyMedium: StoreMedium {
+    let path: String
+    private let descriptor: Int32
+    let byteCount: UInt64
+
+    init(path: String, descriptor: Int32) {
+        self.path = path
+        self.descriptor = descriptor
+        byteCount = UInt64(max(lseek(descriptor, 0, SEEK_END), 0))
+    }
+
+    func read(into bytes: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(CacheError) {
+        guard pread(descriptor, bytes.baseAddress, bytes.count, off_t(offset)) == bytes.count else {
+            throw CacheError(.inputOutput, "Reading '\(path)' failed.")
+        }
+    }
+
+    func write(_: UnsafeRawBufferPointer, at _: UInt64) throws(CacheError) {
+        throw CacheError(.permission, "'\(path)' is open for reading only.")
+    }
+
+    func flush() throws(CacheError) {}
+}

@@ -1,0 +1,120 @@
+package import CacheEngine
+package import CacheFormat
+
+/// Set pages on their way between the memory image and the cache device.
+extension CacheStore {
+    /// Sets read or written at a time: a mebibyte of pages.
+    private static let setsPerPiece: UInt64 = 256
+
+    /// Reads the newest page of every set into `pages` (`setCount` pages of 4096 bytes) and returns
+    /// for each set the slot it came from.
+    ///
+    /// Only after a clean stop: then every set has a page, and together they must be those of
+    /// the stop.
+    package func loadSetPages(into pages: UnsafeMutableRawPointer) throws(CacheError) -> [UInt8] {
+        precondition(superblock.state == .cleanlyStopped, "set pages of a cache in use")
+        var slots = [UInt8](repeating: 0, count: Int(geometry.setCount))
+        var digest = SetPageDigest()
+        var suspect: UInt64?
+        let piece = (0...1).map { _ in AlignedBytes(count: Int(Self.setsPerPiece) * 4096) }
+        for first in stride(from: 0, to: geometry.setCount, by: Int(Self.setsPerPiece)) {
+            let count = Int(min(Self.setsPerPiece, geometry.setCount - first))
+            for slot in 0...1 {
+                try medium.read(
+                    into: UnsafeMutableRawBufferPointer(
+                        rebasing: piece[slot].bytes[0..<count * 4096]),
+                    at: geometry.setPageOffset(set: first, slot: slot))
+            }
+            for index in 0..<count {
+                let set = first + UInt64(index)
+                let (slot, isSuspect) = try newest(set, piece, index)
+                if isSuspect, suspect == nil { suspect = set }
+                let page = SetPageView(base: pages + Int(set) * 4096)
+                page.base.copyMemory(from: address(piece[slot], index), byteCount: 4096)
+                digest.add(set: set, page)
+                slots[Int(set)] = UInt8(slot)
+            }
+        }
+        guard digest.value == superblock.setPageDigest else {
+            throw damaged(
+                suspect, "they are not all of the same stop; a newer page of a set was lost")
+        }
+        return slots
+    }
+
+    private func address(_ piece: AlignedBytes, _ index: Int) -> UnsafeMutableRawPointer {
+        guard let base = piece.bytes.baseAddress else { preconditionFailure("an empty piece") }
+        return base + index * 4096
+    }
+
+    /// The slot with the newer page; suspect if the other one was damaged.
+    private func newest(
+        _ set: UInt64, _ piece: [AlignedBytes], _ index: Int
+    ) throws(CacheError) -> (slot: Int, isSuspect: Bool) {
+        let contents = (0...1).map {
+            SetPageView(base: address(piece[$0], index))
+                .validate(set: set, epoch: superblock.epoch)
+        }
+        let isSuspect = contents.contains(.damaged)
+        switch (contents[0], contents[1]) {
+        case (.valid(let first), .valid(let second)): return (first >= second ? 0 : 1, isSuspect)
+        case (.valid, _): return (0, isSuspect)
+        case (_, .valid): return (1, isSuspect)
+        default: throw damaged(set, "neither copy of its page is whole")
+        }
+    }
+
+    private func damaged(_ set: UInt64?, _ reason: String) -> CacheError {
+        let place = set.map { "of set \($0) " } ?? ""
+        return CacheError(
+            .damaged,
+            "Metadata checksum is not correct. Metadata is damaged: the set pages \(place)on "
+                + "'\(medium.path)' cannot be used: \(reason).")
+    }
+
+    /// Writes every page that differs from its newest copy on the device to its other slot, and
+    /// makes all of it durable. No worker may be running.
+    package func storeSetPages(_ shared: SharedCache) throws(CacheError) -> SetPageDigest {
+        var digest = SetPageDigest()
+        let piece = AlignedBytes(count: Int(Self.setsPerPiece) * 4096)
+        for first in stride(from: 0, to: geometry.setCount, by: Int(Self.setsPerPiece)) {
+            let end = min(first + Self.setsPerPiece, geometry.setCount)
+            var targets: [(set: UInt64, slot: Int)] = []
+            for set in first..<end {
+                let number = UInt32(set)
+                let page = shared.pageView(number)
+                let isNew = page.sequence == 0
+                if isNew || shared.isChanged(number) {
+                    page.seal(sequence: page.sequence + 1)
+                    targets.append((set, isNew ? 0 : 1 - shared.newestSlot(number)))
+                }
+                digest.add(set: set, page)
+            }
+            for slot in 0...1 {
+                try store(targets.filter { $0.slot == slot }.map(\.set), slot, shared, piece)
+            }
+            for (set, slot) in targets { shared.noteStored(UInt32(set), slot: slot) }
+        }
+        try medium.flush()
+        return digest
+    }
+
+    /// Runs of neighbouring sets become one write.
+    private func store(
+        _ sets: [UInt64], _ slot: Int, _ shared: SharedCache, _ piece: AlignedBytes
+    ) throws(CacheError) {
+        var start = 0
+        while start < sets.count {
+            var end = start
+            while end < sets.count, sets[end] == sets[start] + UInt64(end - start) {
+                address(piece, end - start).copyMemory(
+                    from: shared.pageView(UInt32(sets[end])).base, byteCount: 4096)
+                end += 1
+            }
+            try medium.write(
+                UnsafeRawBufferPointer(rebasing: piece.readOnly[0..<(end - start) * 4096]),
+                at: geometry.setPageOffset(set: sets[start], slot: slot))
+            start = end
+        }
+    }
+}

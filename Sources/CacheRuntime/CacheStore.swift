@@ -1,0 +1,249 @@
+package import CacheFormat
+
+/// The metadata on a cache device: superblock, configuration, set pages.
+///
+/// Superblock and configuration change together, atomically, and survive a power cut at any write:
+/// 1. The configuration goes to the slot that the superblock does not name, then a flush.
+/// 2. The superblock goes to slot 0, flush, slot 1, flush. Until the first of them is whole the old
+///    one counts, from then on the new one.
+/// 3. Only then the other configuration slot is overwritten, with the same configuration.
+/// So both copies of both tell the same, and one damaged copy of either is no loss.
+package final class CacheStore {
+    package let medium: any StoreMedium
+    package private(set) var superblock: Superblock
+    package private(set) var configuration: Configuration
+    package var geometry: Geometry { superblock.geometry }
+
+    private init(
+        _ medium: any StoreMedium, _ superblock: Superblock, _ configuration: Configuration
+    ) {
+        self.medium = medium
+        self.superblock = superblock
+        self.configuration = configuration
+    }
+
+    private static let superblockOffsets = [
+        Geometry.superblockOffsets.0, Geometry.superblockOffsets.1,
+    ]
+    private static let configurationOffsets = [
+        Geometry.configurationOffsets.0, Geometry.configurationOffsets.1,
+    ]
+}
+
+// MARK: - Formatting
+
+extension CacheStore {
+    /// Makes a new, empty cache that is in use. Whatever the device held is lost.
+    ///
+    /// Set pages that an earlier cache left are not erased: the new epoch makes them foreign.
+    package static func format(
+        _ medium: any StoreMedium, cacheID: UInt16, lineBytes: UInt32, session: UInt64,
+        configuration: Configuration, cacheUUID: UInt128 = UInt128.random(in: 1 ... .max)
+    ) throws(CacheError) -> CacheStore {
+        guard let geometry = Geometry.forDevice(byteCount: medium.byteCount, lineBytes: lineBytes)
+        else {
+            throw CacheError(
+                .tooSmall,
+                "The cache device '\(medium.path)' is too small: it has \(medium.byteCount >> 20) "
+                    + "MiB, and at least \(Geometry.deviceBytesMin >> 20) MiB are needed.")
+        }
+        let superblock = Superblock(
+            cacheUUID: cacheUUID, epoch: UInt64.random(in: 1 ... .max),
+            session: session, geometry: geometry, cacheID: cacheID, state: .inUse)
+        // Nothing may stay that others take for theirs, or that is older than this cache.
+        let start = AlignedBytes(count: Int(Geometry.journalOffset))
+        try medium.write(start.readOnly, at: 0)
+        try medium.flush()
+        let store = CacheStore(medium, superblock, configuration)
+        try store.save(configuration)
+        return store
+    }
+
+    /// Makes the pages of an empty cache, in memory.
+    package func makeEmptyPages(in pages: UnsafeMutableRawPointer) {
+        for set in 0..<geometry.setCount {
+            SetPageView(base: pages + Int(set) * SetPageLayout.byteCount)
+                .makeEmpty(set: set, epoch: superblock.epoch)
+        }
+    }
+}
+
+// MARK: - Changing
+
+extension CacheStore {
+    /// Replaces the configuration.
+    package func save(_ configuration: Configuration) throws(CacheError) {
+        try commit(superblock, configuration)
+    }
+
+    /// Must be durable before the first line is written: from now on only an orderly stop, or
+    /// recovery, makes the set pages on the device mean something.
+    package func markInUse(session: UInt64) throws(CacheError) {
+        var next = superblock
+        next.state = .inUse
+        next.session = session
+        next.setPageDigest = 0
+        try commit(next, configuration)
+    }
+
+    /// The set pages and all data are durable on the device.
+    package func markClean(
+        _ digest: SetPageDigest, dirtyLineCount: UInt64
+    ) throws(CacheError) {
+        var next = superblock
+        next.state = .cleanlyStopped
+        next.setPageDigest = digest.value
+        next.dirtyLineCount = dirtyLineCount
+        try commit(next, configuration)
+    }
+
+    private func commit(
+        _ changed: Superblock, _ configuration: Configuration
+    ) throws(CacheError) {
+        var next = changed
+        next.generation += 1
+        let bytes = try encoded(configuration, next.generation)
+        let slot = 1 - superblock.configurationSlot
+        next.configurationSlot = slot
+        next.configurationBytes = UInt32(bytes.count)
+        next.configurationChecksum = bytes.withUnsafeBytes { checksum($0) }
+        let block = AlignedBytes(count: (bytes.count + 4095) / 4096 * 4096)
+        block.bytes.copyBytes(from: bytes)
+        try medium.write(block.readOnly, at: Self.configurationOffsets[slot])
+        try medium.flush()
+        try write(next)
+        superblock = next
+        self.configuration = configuration
+        try medium.write(block.readOnly, at: Self.configurationOffsets[1 - slot])
+        try medium.flush()
+    }
+
+    /// Both copies, one after the other.
+    private func write(_ superblock: Superblock) throws(CacheError) {
+        let block = AlignedBytes(count: Superblock.Layout.byteCount)
+        superblock.encode(into: block.diskBytes)
+        for offset in Self.superblockOffsets {
+            try medium.write(block.readOnly, at: offset)
+            try medium.flush()
+        }
+    }
+
+    private func encoded(
+        _ configuration: Configuration, _ generation: UInt64
+    ) throws(CacheError) -> [UInt8] {
+        do {
+            return try configuration.encode(generation: generation)
+        } catch {
+            throw CacheError(
+                .tooMany,
+                "The configuration does not fit the cache device '\(medium.path)': there are too "
+                    + "many core devices with long names.")
+        }
+    }
+}
+
+// MARK: - Finding
+
+extension CacheStore {
+    /// What the superblock slots of a device say.
+    package enum Finding: Equatable, Sendable {
+        case nothing
+        case cache(Superblock)
+        case otherVersion(UInt32)
+        case unknownFeatures(UInt64)
+        case damaged
+    }
+
+    /// Reads both superblocks; the newer one of those that are whole counts.
+    package static func find(on medium: any StoreMedium) throws(CacheError) -> Finding {
+        let block = AlignedBytes(count: Superblock.Layout.byteCount)
+        var newest: Superblock?
+        var rejected: [FormatError] = []
+        for offset in superblockOffsets
+        where offset + UInt64(block.bytes.count) <= medium.byteCount {
+            try medium.read(into: block.bytes, at: offset)
+            do {
+                let superblock = try Superblock(decoding: block.diskBytes)
+                if superblock.generation >= newest?.generation ?? 0 { newest = superblock }
+            } catch {
+                rejected.append(error)
+            }
+        }
+        if let newest { return .cache(newest) }
+        for error in rejected {
+            switch error {
+            case .otherVersion(let version): return .otherVersion(version)
+            case .unknownFeatures(let bits): return .unknownFeatures(bits)
+            case .noMagic, .damaged, .impossible, .tooLarge: continue
+            }
+        }
+        return rejected.allSatisfy { $0 == .noMagic } ? .nothing : .damaged
+    }
+
+    /// Opens the cache on a device. Its set pages are good only if `superblock.state` says so.
+    package static func open(_ medium: any StoreMedium) throws(CacheError) -> CacheStore {
+        let superblock = try usableSuperblock(on: medium)
+        let requiredBytes = superblock.geometry.requiredBytes
+        guard medium.byteCount >= requiredBytes else {
+            throw CacheError(
+                .sizeMismatch,
+                "The cache device '\(medium.path)' is smaller than its metadata say: it has "
+                    + "\(medium.byteCount) bytes, and the cache needs \(requiredBytes). "
+                    + "Give the device its old size back, or start a new cache with --force.")
+        }
+        for slot in [superblock.configurationSlot, 1 - superblock.configurationSlot] {
+            if let found = try configuration(of: superblock, slot: slot, on: medium) {
+                var used = superblock
+                used.configurationSlot = slot
+                return CacheStore(medium, used, found)
+            }
+        }
+        throw CacheError(
+            .damaged,
+            "Metadata checksum is not correct. Metadata is damaged: neither copy of the "
+                + "configuration on '\(medium.path)' is the one the superblock names.")
+    }
+
+    private static func usableSuperblock(
+        on medium: any StoreMedium
+    ) throws(CacheError) -> Superblock {
+        switch try find(on: medium) {
+        case .cache(let superblock): return superblock
+        case .nothing:
+            throw CacheError(.noMetadata, "No metadata found on device '\(medium.path)'.")
+        case .otherVersion(let version):
+            throw CacheError(
+                .otherVersion,
+                "Metadata version mismatch: '\(medium.path)' has format version \(version), this "
+                    + "program knows version \(Superblock.formatVersion).")
+        case .unknownFeatures(let bits):
+            throw CacheError(
+                .otherVersion,
+                "Metadata version mismatch: '\(medium.path)' uses features this program does not "
+                    + "know (bits 0x\(String(bits, radix: 16))).")
+        case .damaged:
+            throw CacheError(
+                .damaged,
+                "Metadata checksum is not correct. Metadata is damaged: both copies of the "
+                    + "superblock on '\(medium.path)'.")
+        }
+    }
+
+    private static func configuration(
+        of superblock: Superblock, slot: Int, on medium: any StoreMedium
+    ) throws(CacheError) -> Configuration? {
+        let length = Int(superblock.configurationBytes)
+        let block = AlignedBytes(count: max((length + 4095) / 4096 * 4096, 4096))
+        try medium.read(into: block.bytes, at: configurationOffsets[slot])
+        let bytes = UnsafeRawBufferPointer(rebasing: block.readOnly[0..<length])
+        guard checksum(bytes) == superblock.configurationChecksum else { return nil }
+        do {
+            return try Configuration(decoding: Array(bytes), generation: superblock.generation)
+        } catch {
+            throw CacheError(
+                .damaged,
+                "Metadata is damaged: the configuration on '\(medium.path)' cannot be understood "
+                    + "(\(error)).")
+        }
+    }
+}

@@ -1,0 +1,114 @@
+import Ublk
+
+/// A tag of a served queue: where its request is.
+struct TagState {
+    enum Phase: UInt8 {
+        /// With the kernel.
+        case fetching
+        /// User copy: waits for a buffer.
+        case waiting
+        /// User copy: its data are on the way to the buffer.
+        case copyingIn
+        /// To be offered to the engine.
+        case ready
+        case serving
+        /// User copy: its data are on the way from the buffer.
+        case copyingOut
+    }
+
+    var phase = Phase.fetching
+    /// User copy: a buffer of the pool.
+    var buffer = RequestPool.none
+    /// User copy: bytes moved so far.
+    var copied: UInt32 = 0
+    /// The next in the list of waiting or of ready tags.
+    var next = UInt32.max
+}
+
+/// Tags in order of arrival, linked through their states.
+struct TagList {
+    private(set) var first = UInt32.max
+    private var last = UInt32.max
+
+    var isEmpty: Bool { first == .max }
+
+    private func state(
+        _ origin: UInt32, _ queues: UnsafeMutablePointer<ServedQueue>
+    ) -> UnsafeMutablePointer<TagState> {
+        queues[Int(origin >> 16)].tags + Int(origin & 0xffff)
+    }
+
+    mutating func append(_ origin: UInt32, _ queues: UnsafeMutablePointer<ServedQueue>) {
+        state(origin, queues).pointee.next = .max
+        if last == .max {
+            first = origin
+        } else {
+            state(last, queues).pointee.next = origin
+        }
+        last = origin
+    }
+
+    mutating func removeFirst(_ queues: UnsafeMutablePointer<ServedQueue>) -> UInt32? {
+        guard first != .max else { return nil }
+        let origin = first
+        first = state(origin, queues).pointee.next
+        if first == .max { last = .max }
+        return origin
+    }
+}
+
+/// The buffers of a queue's tags.
+private final class TagBuffers {
+    let memory: MappedMemory
+
+    init?(byteCount: Int) {
+        guard let memory = MappedMemory(byteCount: byteCount) else { return nil }
+        self.memory = memory
+    }
+}
+
+/// One queue of an exported device as its worker sees it.
+struct ServedQueue: ~Copyable {
+    let setup: QueueSetup
+    var queue: Queue
+    let tags: UnsafeMutablePointer<TagState>
+    /// Copy mode: each tag's buffer.
+    private let buffers: TagBuffers?
+    private let base: UnsafeMutableRawPointer?
+    /// 0, or why fetching a tag failed.
+    var failure: Int32 = 0
+    var attaching: Reply?
+    /// The ring was handed over so often when the tags were fetched.
+    var attachedAtSubmit: UInt64 = 0
+    var detaching: Reply?
+
+    /// nil when the system has no room for the buffers.
+    init?(_ setup: QueueSetup, queue: Queue) {
+        if setup.movesByUserCopy {
+            buffers = nil
+            base = nil
+        } else {
+            let byteCount = Int(setup.depth) * Int(setup.requestBytesMax)
+            guard let made = TagBuffers(byteCount: byteCount) else { return nil }
+            buffers = made
+            base = made.memory.base
+        }
+        self.setup = setup
+        self.queue = queue
+        tags = .allocate(capacity: Int(setup.depth))
+        tags.initialize(repeating: TagState(), count: Int(setup.depth))
+    }
+
+    deinit { tags.deallocate() }
+
+    /// Copy mode: the tag's own buffer.
+    func address(_ tag: UInt16) -> UnsafeMutableRawPointer {
+        guard let base else { preconditionFailure("a tag's buffer in user copy mode") }
+        return base + Int(tag) * Int(setup.requestBytesMax)
+    }
+
+    /// What a fetch or commit must name as the buffer.
+    func commandAddress(_ tag: UInt16) -> UInt64 {
+        setup.movesByUserCopy ? 0 : UInt64(UInt(bitPattern: address(tag)))
+    }
+}

@@ -1,0 +1,415 @@
+import CacheEngine
+import Glibc
+import Ublk
+import Uring
+
+/// Requests from ublk: one queue of each exported device of the cache.
+///
+/// Copy mode: the kernel copies a write's data into the tag's buffer before the tag is delivered,
+/// and a read's data out of it at the commit; from the commit on the buffer is the kernel's. So a
+/// buffer that is needed beyond the answer is copied to a spare one first; if there is no spare
+/// one, the answer waits until the buffer is not needed any more.
+///
+/// User copy mode: buffers come from the pool, and the data are moved by reading and writing
+/// /dev/ublkc*N* in the ring, before the request is offered and before its tag is committed.
+struct UblkFront: RequestFront, ~Copyable {
+    static let queueMax = 512
+
+    private var pool: RequestPool
+    private let queues: UnsafeMutablePointer<ServedQueue>
+    private let isServed: UnsafeMutablePointer<Bool>
+    private let slots: UnsafeMutablePointer<SlotUse>
+    private let slotCount: Int
+    private var ready = TagList()
+    private var waiting = TagList()
+    private var attachingCount = 0
+
+    /// What the engine's slot number stands for.
+    private struct SlotUse {
+        var origin: UInt32 = 0
+        var byteCount: UInt32 = 0
+        var address: UnsafeMutableRawPointer?
+        /// A buffer of the pool that this slot holds.
+        var buffer = RequestPool.none
+        var transferCount: UInt32 = 0
+        /// The answer waits for `release`.
+        var isHeld = false
+        var result: Int32 = 0
+    }
+
+    init?(slotCount: Int, shortBuffers: Int, longBuffers: Int, requestBytesMax: Int) {
+        guard
+            let pool = RequestPool(
+                shortCount: shortBuffers, longCount: longBuffers, longBytes: requestBytesMax)
+        else { return nil }
+        self.pool = pool
+        self.slotCount = slotCount
+        queues = .allocate(capacity: Self.queueMax)
+        isServed = .allocate(capacity: Self.queueMax)
+        isServed.initialize(repeating: false, count: Self.queueMax)
+        slots = .allocate(capacity: slotCount)
+        slots.initialize(repeating: SlotUse(), count: slotCount)
+    }
+
+    deinit {
+        for place in 0..<Self.queueMax where isServed[place] {
+            (queues + place).deinitialize(count: 1)
+        }
+        queues.deallocate()
+        isServed.deallocate()
+        slots.deallocate()
+    }
+
+    var hasRequests: Bool { !ready.isEmpty || attachingCount > 0 }
+
+    // An origin is the queue's place and the tag.
+
+    @inline(__always) private func tag(_ origin: UInt32) -> UInt16 {
+        UInt16(truncatingIfNeeded: origin)
+    }
+
+    @inline(__always) private func state(_ origin: UInt32) -> UnsafeMutablePointer<TagState> {
+        queues[Int(origin >> 16)].tags + Int(tag(origin))
+    }
+
+    private func userData(_ origin: UInt32, isCopy: Bool) -> UInt64 {
+        CompletionOwner.front.tag | (isCopy ? 1 << 48 : 0) | UInt64(origin)
+    }
+}
+
+// MARK: - Requests
+
+extension UblkFront {
+    mutating func completed(userData: UInt64, result: Int32, _ devices: inout DeviceRing) {
+        let origin = UInt32(truncatingIfNeeded: userData)
+        if userData & 1 << 48 != 0 {
+            copyEnded(origin, result, &devices)
+            return
+        }
+        let place = Int(origin >> 16)
+        switch queues[place].queue.completed(result: result) {
+        case .request: arrived(origin, &devices)
+        case .aborted:
+            if result != -ENODEV { queues[place].failure = result }
+            endIfDrained(place, &devices)
+        }
+    }
+
+    private mutating func arrived(_ origin: UInt32, _ devices: inout DeviceRing) {
+        let served = queues + Int(origin >> 16)
+        let descriptor = served.pointee.queue.descriptor(tag: tag(origin))
+        let movesData = descriptor.operation == .read || descriptor.operation == .write
+        guard served.pointee.setup.movesByUserCopy, movesData else {
+            makeReady(origin)
+            return
+        }
+        if waiting.isEmpty, giveBuffer(origin, descriptor, &devices) { return }
+        state(origin).pointee.phase = .waiting
+        waiting.append(origin, queues)
+    }
+
+    private mutating func makeReady(_ origin: UInt32) {
+        state(origin).pointee.phase = .ready
+        ready.append(origin, queues)
+    }
+
+    mutating func nextRequest(_ devices: inout DeviceRing) -> (request: Request, origin: UInt64)? {
+        if attachingCount > 0 { settleAttachments(devices.submitCount) }
+        while let origin = ready.removeFirst(queues) {
+            let served = queues + Int(origin >> 16)
+            let descriptor = served.pointee.queue.descriptor(tag: tag(origin))
+            guard let request = request(descriptor, core: served.pointee.setup.core) else {
+                commit(origin, -EOPNOTSUPP, &devices)
+                continue
+            }
+            state(origin).pointee.phase = .serving
+            return (request, UInt64(origin))
+        }
+        return nil
+    }
+
+    /// Nil for what the device's parameters did not offer.
+    private func request(_ descriptor: IODescriptor, core: UInt16) -> Request? {
+        let operation: Request.Operation
+        switch descriptor.operation {
+        case .read: operation = .read
+        case .write: operation = .write
+        case .flush: return Request(.flush, core: core)
+        case .discard: operation = .discard
+        case .writeSame, .writeZeroes, nil: return nil
+        }
+        return Request(
+            operation, core: core, startSector: descriptor.startSector,
+            sectorCount: descriptor.sectorCount,
+            forceUnitAccess: operation == .write && descriptor.forceUnitAccess)
+    }
+
+    mutating func accepted(origin: UInt64, slot: UInt32) {
+        precondition(Int(slot) < slotCount)
+        let origin = UInt32(truncatingIfNeeded: origin)
+        let served = queues + Int(origin >> 16)
+        let descriptor = served.pointee.queue.descriptor(tag: tag(origin))
+        var use = SlotUse()
+        use.origin = origin
+        if descriptor.operation == .read || descriptor.operation == .write {
+            use.byteCount = descriptor.sectorCount * 512
+            use.address =
+                served.pointee.setup.movesByUserCopy
+                ? pool.address(state(origin).pointee.buffer)
+                : served.pointee.address(tag(origin))
+        }
+        slots[Int(slot)] = use
+    }
+
+    func address(slot: UInt32) -> UnsafeMutableRawPointer {
+        guard let address = slots[Int(slot)].address else {
+            preconditionFailure("a transfer in the buffer of a request without data")
+        }
+        return address
+    }
+
+    func transferStarted(slot: UInt32) { slots[Int(slot)].transferCount += 1 }
+    func transferEnded(slot: UInt32) { slots[Int(slot)].transferCount -= 1 }
+}
+
+// MARK: - Answers
+
+extension UblkFront {
+    mutating func answer(
+        slot: UInt32, result: Int32, keepsBuffer: Bool, _ devices: inout DeviceRing
+    ) {
+        let use = slots + Int(slot)
+        let origin = use.pointee.origin
+        use.pointee.result = result
+        if keepsBuffer && use.pointee.byteCount > 0 {
+            let buffer = state(origin).pointee.buffer
+            if buffer != RequestPool.none {
+                pool.retain(buffer)
+                use.pointee.buffer = buffer
+            } else if !moveToSpare(use) {
+                use.pointee.isHeld = true
+                return
+            }
+        }
+        finish(origin, result, &devices)
+    }
+
+    /// Copies the slot's bytes to a spare buffer that it uses from now on. False if there is none,
+    /// or a transfer still uses the tag's buffer.
+    private mutating func moveToSpare(_ use: UnsafeMutablePointer<SlotUse>) -> Bool {
+        guard use.pointee.transferCount == 0, let source = use.pointee.address,
+            let spare = pool.acquire(byteCount: Int(use.pointee.byteCount))
+        else { return false }
+        pool.address(spare).copyMemory(from: source, byteCount: Int(use.pointee.byteCount))
+        use.pointee.address = pool.address(spare)
+        use.pointee.buffer = spare
+        return true
+    }
+
+    mutating func release(slot: UInt32, _ devices: inout DeviceRing) {
+        let use = slots + Int(slot)
+        precondition(use.pointee.transferCount == 0, "a slot is released under a transfer")
+        if use.pointee.isHeld {
+            use.pointee.isHeld = false
+            finish(use.pointee.origin, use.pointee.result, &devices)
+        }
+        if use.pointee.buffer != RequestPool.none {
+            let buffer = use.pointee.buffer
+            use.pointee.buffer = RequestPool.none
+            release(buffer: buffer, &devices)
+        }
+    }
+
+    /// The request is over: moves a read's data out if that is still to be done, and commits.
+    private mutating func finish(_ origin: UInt32, _ result: Int32, _ devices: inout DeviceRing) {
+        let served = queues + Int(origin >> 16)
+        let descriptor = served.pointee.queue.descriptor(tag: tag(origin))
+        let byUserCopy = served.pointee.setup.movesByUserCopy
+        if byUserCopy, descriptor.operation == .read, result == 0 {
+            state(origin).pointee.phase = .copyingOut
+            state(origin).pointee.copied = 0
+            startCopy(origin, descriptor, &devices)
+            return
+        }
+        let movesData = descriptor.operation == .read || descriptor.operation == .write
+        let moved = movesData ? Int32(descriptor.sectorCount * 512) : 0
+        commit(origin, result == 0 ? moved : result, &devices)
+    }
+
+    /// Gives the tag back to the kernel with all of its bytes, or -errno.
+    private mutating func commit(_ origin: UInt32, _ result: Int32, _ devices: inout DeviceRing) {
+        let served = queues + Int(origin >> 16)
+        let buffer = state(origin).pointee.buffer
+        state(origin).pointee = TagState()
+        devices.ring.makeRoom(1)
+        let isQueued = served.pointee.queue.prepareCommit(
+            &devices.ring, tag: tag(origin), result: result,
+            address: served.pointee.commandAddress(tag(origin)),
+            userData: userData(origin, isCopy: false))
+        precondition(isQueued, "no room in the ring that was just made")
+        if buffer != RequestPool.none { release(buffer: buffer, &devices) }
+    }
+}
+
+// MARK: - User copy
+
+extension UblkFront {
+    /// False if there is no buffer now.
+    private mutating func giveBuffer(
+        _ origin: UInt32, _ descriptor: IODescriptor, _ devices: inout DeviceRing
+    ) -> Bool {
+        guard let buffer = pool.acquire(byteCount: Int(descriptor.sectorCount) * 512) else {
+            return false
+        }
+        state(origin).pointee.buffer = buffer
+        if descriptor.operation == .write {
+            state(origin).pointee.phase = .copyingIn
+            startCopy(origin, descriptor, &devices)
+        } else {
+            makeReady(origin)
+        }
+        return true
+    }
+
+    /// Gives a buffer back, and to whoever waits for one.
+    private mutating func release(buffer: UInt32, _ devices: inout DeviceRing) {
+        guard pool.release(buffer) else { return }
+        while !waiting.isEmpty {
+            let origin = waiting.first
+            let descriptor = queues[Int(origin >> 16)].queue.descriptor(tag: tag(origin))
+            guard pool.hasRoom(byteCount: Int(descriptor.sectorCount) * 512) else { return }
+            _ = waiting.removeFirst(queues)
+            let isGiven = giveBuffer(origin, descriptor, &devices)
+            precondition(isGiven, "a buffer that was there is gone")
+        }
+    }
+
+    /// Moves what is left of the tag's bytes between its buffer and the kernel's pages.
+    private mutating func startCopy(
+        _ origin: UInt32, _ descriptor: IODescriptor, _ devices: inout DeviceRing
+    ) {
+        let served = queues + Int(origin >> 16)
+        let state = state(origin)
+        let copied = state.pointee.copied
+        let address = pool.address(state.pointee.buffer) + Int(copied)
+        let offset = Queue.userCopyOffset(
+            queue: served.pointee.setup.queue, tag: tag(origin), byte: copied)
+        let byteCount = descriptor.sectorCount * 512 - copied
+        devices.ring.makeRoom(1)
+        let isQueued: Bool
+        if state.pointee.phase == .copyingIn {
+            isQueued = devices.ring.prepareRead(
+                file: served.pointee.queue.file, into: address, byteCount: byteCount,
+                offset: offset, userData: userData(origin, isCopy: true))
+        } else {
+            isQueued = devices.ring.prepareWrite(
+                file: served.pointee.queue.file, from: address, byteCount: byteCount,
+                offset: offset, isDurable: false, userData: userData(origin, isCopy: true))
+        }
+        precondition(isQueued, "no room in the ring that was just made")
+    }
+
+    private mutating func copyEnded(
+        _ origin: UInt32, _ result: Int32, _ devices: inout DeviceRing
+    ) {
+        let state = state(origin)
+        let descriptor = queues[Int(origin >> 16)].queue.descriptor(tag: tag(origin))
+        if result > 0 { state.pointee.copied += UInt32(result) }
+        let isRetry = result == -EAGAIN || result == -EINTR
+        let isWhole = state.pointee.copied == descriptor.sectorCount * 512
+        if (result > 0 || isRetry) && !isWhole {
+            startCopy(origin, descriptor, &devices)
+        } else if !isWhole {
+            commit(origin, result == 0 ? -EIO : result, &devices)
+        } else if state.pointee.phase == .copyingIn {
+            makeReady(origin)
+        } else {
+            commit(origin, Int32(state.pointee.copied), &devices)
+        }
+    }
+}
+
+// MARK: - Queues come and go
+
+extension UblkFront {
+    mutating func attach(_ setup: QueueSetup, _ reply: Reply, _ devices: inout DeviceRing) {
+        guard let place = (0..<Self.queueMax).first(where: { !isServed[$0] }),
+            let file = devices.ring.freeFile(from: WorkerFile.first)
+        else {
+            reply.set(-ENFILE)
+            return
+        }
+        let registered = devices.ring.setFile(file, descriptor: setup.descriptor)
+        guard registered == 0 else {
+            reply.set(registered)
+            return
+        }
+        let queue: Queue
+        do throws(UblkError) {
+            queue = try Queue(
+                descriptor: setup.descriptor, file: file, number: setup.queue, depth: setup.depth)
+        } catch {
+            _ = devices.ring.setFile(file, descriptor: -1)
+            reply.set(-error.errno)
+            return
+        }
+        guard let served = ServedQueue(setup, queue: queue) else {
+            queue.unmap()
+            _ = devices.ring.setFile(file, descriptor: -1)
+            reply.set(-ENOMEM)
+            return
+        }
+        (queues + place).initialize(to: served)
+        isServed[place] = true
+        queues[place].attaching = reply
+        queues[place].attachedAtSubmit = devices.submitCount
+        attachingCount += 1
+        fetchAll(place, &devices)
+    }
+
+    private mutating func fetchAll(_ place: Int, _ devices: inout DeviceRing) {
+        for tag in 0..<queues[place].setup.depth {
+            devices.ring.makeRoom(1)
+            let isQueued = queues[place].queue.prepareFetch(
+                &devices.ring, tag: tag, address: queues[place].commandAddress(tag),
+                userData: userData(UInt32(place) << 16 | UInt32(tag), isCopy: false))
+            precondition(isQueued, "no room in the ring that was just made")
+        }
+    }
+
+    /// Answers attachments whose fetches the kernel has seen: a fetch it refuses ends at once.
+    private mutating func settleAttachments(_ submitCount: UInt64) {
+        for place in 0..<Self.queueMax where isServed[place] {
+            guard let reply = queues[place].attaching,
+                queues[place].attachedAtSubmit < submitCount
+            else { continue }
+            queues[place].attaching = nil
+            attachingCount -= 1
+            reply.set(queues[place].failure)
+        }
+    }
+
+    mutating func detach(device: UInt32, _ reply: Reply, _ devices: inout DeviceRing) {
+        let found = (0..<Self.queueMax).first {
+            isServed[$0] && queues[$0].setup.device == device
+        }
+        guard let found else {
+            reply.set(0)
+            return
+        }
+        precondition(queues[found].detaching == nil, "a queue is detached twice")
+        queues[found].detaching = reply
+        endIfDrained(found, &devices)
+    }
+
+    /// The device can only be deleted when nothing here refers to it.
+    private mutating func endIfDrained(_ place: Int, _ devices: inout DeviceRing) {
+        guard let reply = queues[place].detaching, queues[place].queue.isDrained else { return }
+        let queue = queues[place].queue
+        queue.unmap()
+        let result = devices.ring.setFile(queue.file, descriptor: -1)
+        (queues + place).deinitialize(count: 1)
+        isServed[place] = false
+        reply.set(result)
+    }
+}

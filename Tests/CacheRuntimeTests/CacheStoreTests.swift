@@ -1,0 +1,193 @@
+import CacheFormat
+import CacheRuntime
+import Testing
+
+@Suite struct CacheStoreTests {
+    private static let deviceBytes = 40 << 20
+    private static let slots = [0, 512 << 10]
+    private static let configurationSlots = [4 << 10, 516 << 10]
+
+    private func configuration(_ coreCount: UInt16, mode: Configuration.Mode = .writeBack)
+        -> Configuration
+    {
+        var configuration = Configuration(mode: mode)
+        for id in 0..<coreCount {
+            configuration.cores.append(
+                Configuration.Core(
+                    id: id, coreOffset: UInt32(id) * 17, sectorCount: 1 << 20, logicalBlockBytes: 512,
+                    devicePath: "/dev/disk/by-id/a-disk-with-a-long-name-\(id)"))
+        }
+        return configuration
+    }
+
+    private func formatted(_ medium: FaultyMedium) throws(CacheError) -> CacheStore {
+        try CacheStore.format(
+            medium, cacheID: 3, lineBytes: 4096, session: 1, configuration: configuration(2))
+    }
+
+    @Test func whatIsFormattedIsFound() throws {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes)
+        #expect(try CacheStore.find(on: medium) == .nothing)
+        let store = try formatted(medium)
+        #expect(try CacheStore.find(on: medium) == .cache(store.superblock))
+        let loaded = try CacheStore.open(medium)
+        #expect(loaded.superblock == store.superblock)
+        #expect(loaded.superblock.state == .inUse)
+        #expect(loaded.superblock.cacheID == 3)
+        #expect(loaded.geometry == store.geometry)
+        #expect(loaded.configuration == configuration(2))
+    }
+
+    @Test func formattingTwiceMakesAnotherCache() throws {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes)
+        let first = try formatted(medium).superblock
+        let second = try formatted(medium).superblock
+        #expect(first.cacheUUID != second.cacheUUID)
+        #expect(first.epoch != second.epoch)
+    }
+
+    @Test func aDeviceBelowTheMinimumIsRefused() {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes - 512)
+        let text = message { () throws(CacheError) in _ = try formatted(medium) }
+        #expect(text?.contains("is too small: it has 39 MiB") == true)
+    }
+
+    @Test func aDeviceWithoutMetadataIsRefused() {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes)
+        let text = message { () throws(CacheError) in _ = try CacheStore.open(medium) }
+        #expect(text == "No metadata found on device '/dev/faulty'.")
+    }
+
+    @Test(arguments: [0, 1]) func oneDamagedSuperblockIsNoLoss(slot: Int) throws {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes)
+        let store = try formatted(medium)
+        try store.markInUse(session: 5)
+        medium.poke([0xff], at: Self.slots[slot] + 80)
+        let loaded = try CacheStore.open(medium)
+        #expect(loaded.superblock == store.superblock)
+        #expect(loaded.superblock.state == .inUse)
+        #expect(loaded.configuration == configuration(2))
+    }
+
+    @Test func twoDamagedSuperblocksAreRefused() throws {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes)
+        _ = try formatted(medium)
+        for slot in Self.slots { medium.poke([0xff], at: slot + 80) }
+        #expect(try CacheStore.find(on: medium) == .damaged)
+        let text = message { () throws(CacheError) in _ = try CacheStore.open(medium) }
+        #expect(text?.hasPrefix("Metadata checksum is not correct. Metadata is damaged") == true)
+        medium.poke([UInt8](repeating: 0, count: 4096), at: Self.slots[0])
+        #expect(try CacheStore.find(on: medium) == .damaged)
+    }
+
+    /// The superblock of a slot, with version 9 and a right checksum.
+    private func otherVersion(_ medium: FaultyMedium, _ slot: Int) -> [UInt8] {
+        var block = Array(medium.durable[slot..<slot + 4096])
+        block[8] = 9
+        block.withUnsafeMutableBytes {
+            let bytes = DiskBytes(base: $0.baseAddress!, count: 4096)
+            let place = Superblock.Layout.checksum
+            bytes.store(bytes.checksum(without: place), place)
+        }
+        return block
+    }
+
+    @Test func metadataOfAnotherVersionAreRefused() throws {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes)
+        _ = try formatted(medium)
+        for slot in Self.slots { medium.poke(otherVersion(medium, slot), at: slot) }
+        let text = message { () throws(CacheError) in _ = try CacheStore.open(medium) }
+        #expect(text?.hasPrefix("Metadata version mismatch: '/dev/faulty' has format version 9") == true)
+    }
+
+    @Test func aSmallerDeviceIsRefused() throws {
+        let medium = FaultyMedium(byteCount: 48 << 20)
+        _ = try formatted(medium)
+        let smaller = FaultyMedium(byteCount: 44 << 20)
+        smaller.poke(Array(medium.durable[0..<(1 << 20)]), at: 0)
+        let text = message { () throws(CacheError) in _ = try CacheStore.open(smaller) }
+        #expect(text?.contains("is smaller than its metadata say") == true)
+    }
+
+    @Test(arguments: [0, 1]) func oneDamagedConfigurationIsNoLoss(slot: Int) throws {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes)
+        try formatted(medium).save(configuration(5))
+        medium.poke([0xff, 0xff], at: Self.configurationSlots[slot] + 20)
+        let loaded = try CacheStore.open(medium)
+        #expect(loaded.configuration == configuration(5))
+        // And the next change does not rely on the damaged copy.
+        try loaded.save(configuration(6))
+        #expect(try CacheStore.open(medium).configuration == configuration(6))
+    }
+
+    @Test func twoDamagedConfigurationsAreRefused() throws {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes)
+        _ = try formatted(medium)
+        for slot in Self.configurationSlots { medium.poke([0xff, 0xff], at: slot + 20) }
+        #expect(code { () throws(CacheError) in _ = try CacheStore.open(medium) } == .damaged)
+    }
+
+    @Test func aConfigurationThatDoesNotFitIsRefusedAndChangesNothing() throws {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes)
+        let store = try formatted(medium)
+        var huge = configuration(4000)
+        for index in huge.cores.indices {
+            huge.cores[index].devicePath = "/dev/" + String(repeating: "x", count: 200)
+        }
+        #expect(code { () throws(CacheError) in try store.save(huge) } == .tooMany)
+        #expect(try CacheStore.open(medium).configuration == configuration(2))
+    }
+
+    private enum Change: CaseIterable {
+        case moreCores, inUse, otherMode, clean
+    }
+
+    private func apply(_ change: Change, to store: CacheStore) throws(CacheError) {
+        switch change {
+        case .moreCores: try store.save(configuration(40))
+        case .inUse: try store.markInUse(session: 9)
+        case .otherMode: try store.save(configuration(1, mode: .writeThrough))
+        case .clean: try store.markClean(SetPageDigest(), dirtyLineCount: 5)
+        }
+    }
+
+    /// The power fails at every write of a series of changes, with several outcomes each.
+    @Test func changesAreAtomicUnderPowerCuts() throws {
+        let undisturbed = FaultyMedium(byteCount: Self.deviceBytes)
+        let store = try formatted(undisturbed)
+        let firstWrite = undisturbed.writeCount
+        var states = [(store.superblock, store.configuration)]
+        for change in Change.allCases {
+            try apply(change, to: store)
+            states.append((store.superblock, store.configuration))
+        }
+        #expect(undisturbed.writeCount - firstWrite == 16)
+        for failing in firstWrite + 1...undisturbed.writeCount {
+            for seed in UInt64(1)...4 { try cut(at: failing, seed, states) }
+        }
+    }
+
+    private func cut(
+        at failing: Int, _ seed: UInt64, _ states: [(Superblock, Configuration)]
+    ) throws {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes, seed: seed)
+        let store = try formatted(medium)
+        medium.failingWrite = failing
+        var done = 0
+        do {
+            for change in Change.allCases {
+                try apply(change, to: store)
+                done += 1
+            }
+        } catch {
+            #expect(error.message == "The power failed.")
+        }
+        let loaded = try CacheStore.open(FaultyMedium(afterPowerCutOf: medium))
+        let candidates = states[done...min(done + 1, states.count - 1)]
+        #expect(
+            candidates.contains {
+                $0.0.state == loaded.superblock.state && $0.0.session == loaded.superblock.session
+                    && $0.1 == loaded.configuration
+            }, "write \(failing), seed \(seed)")
+    }
+}
