@@ -1,8 +1,8 @@
-package import ControlProtocol
+import ControlProtocol
 import Foundation
 import HTTPTypes
 package import Hummingbird
-import Logging
+package import Logging
 import NIOCore
 import Synchronization
 

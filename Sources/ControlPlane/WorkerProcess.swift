@@ -4,6 +4,7 @@ import Glibc
 import Hummingbird
 package import Logging
 import ServiceLifecycle
+import UnixSignals
 import Synchronization
 
 /// The process that serves one cache: devices, worker threads, control interface.
