@@ -76,7 +76,8 @@ extension CacheInstance {
                 throw CacheError(.permission, "Must be run as root.")
             default:
                 throw CacheError(
-                    .kernel, "This kernel's ublk cannot be used: \(error). Kernel 6.5 or newer "
+                    .kernel,
+                    "This kernel's ublk cannot be used: \(error). Kernel 6.5 or newer "
                         + "is needed.")
             }
         }
@@ -91,8 +92,9 @@ extension CacheInstance {
     ) throws(CacheError) -> CacheInstance {
         let lineBytes = options.lineBytes ?? 4096
         if !options.force { try refuseContent(of: device) }
-        guard let geometry = Geometry.forDevice(
-            byteCount: device.limits.bytes, lineBytes: lineBytes)
+        guard
+            let geometry = Geometry.forDevice(
+                byteCount: device.limits.bytes, lineBytes: lineBytes)
         else {
             throw CacheError(
                 .tooSmall,

@@ -55,9 +55,10 @@ package final class LoadRun {
     ) throws(CacheError) -> Geometry {
         let fitting = Geometry.forDevice(
             byteCount: cache.limits.bytes, lineBytes: options.lineBytes)
-        guard let fitting, let wanted = Geometry(
-            lineBytes: options.lineBytes, setCount: options.setCount ?? fitting.setCount,
-            journalBlockCount: fitting.journalBlockCount), wanted.setCount <= fitting.setCount
+        guard let fitting,
+            let wanted = Geometry(
+                lineBytes: options.lineBytes, setCount: options.setCount ?? fitting.setCount,
+                journalBlockCount: fitting.journalBlockCount), wanted.setCount <= fitting.setCount
         else {
             throw CacheError(.tooSmall, "The cache device '\(cache.path)' is too small.")
         }

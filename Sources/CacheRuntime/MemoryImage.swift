@@ -161,7 +161,9 @@ package final class MemoryImage: @unchecked Sendable {
         defer { close(descriptor) }
         var header = [UInt8](repeating: 0, count: 64)
         guard pread(descriptor, &header, 64, 0) == 64 else { return false }
-        func load<Value: FixedWidthInteger>(_: Value.Type, _ field: (offset: Int, size: Int)) -> Value {
+        func load<Value: FixedWidthInteger>(_: Value.Type, _ field: (offset: Int, size: Int))
+            -> Value
+        {
             header.withUnsafeBytes {
                 Value(littleEndian: $0.loadUnaligned(fromByteOffset: field.offset, as: Value.self))
             }

@@ -60,6 +60,8 @@ package enum DeviceUse {
     }
 
     private static func isSwap(_ path: String, _ table: String) -> Bool {
-        table.split(separator: "\n").contains { $0.hasPrefix("\(path) ") || $0.hasPrefix("\(path)\t") }
+        table.split(separator: "\n").contains {
+            $0.hasPrefix("\(path) ") || $0.hasPrefix("\(path)\t")
+        }
     }
 }

@@ -184,12 +184,16 @@ import Testing
         let cache = TemporaryFile(byteCount: 48 << 20)
         var line = options(cache)
         line.lineBytes = 5000
-        #expect(code { () throws(CacheError) in _ = try CacheInstance.start(line) } == .invalidArgument)
+        #expect(
+            code { () throws(CacheError) in _ = try CacheInstance.start(line) } == .invalidArgument)
         let id = options(cache, id: 16385)
-        #expect(code { () throws(CacheError) in _ = try CacheInstance.start(id) } == .invalidArgument)
+        #expect(
+            code { () throws(CacheError) in _ = try CacheInstance.start(id) } == .invalidArgument)
         let small = TemporaryFile(byteCount: 39 << 20)
         #expect(code { () throws(CacheError) in try startUnused(small) } == .tooSmall)
-        #expect(code { () throws(CacheError) in _ = try CacheInstance.start(loading(cache)) } == .noMetadata)
+        #expect(
+            code { () throws(CacheError) in _ = try CacheInstance.start(loading(cache)) }
+                == .noMetadata)
     }
 
     @Test func nothingIsLeftInMemory() throws {

@@ -14,7 +14,8 @@ import Testing
         for id in 0..<coreCount {
             configuration.cores.append(
                 Configuration.Core(
-                    id: id, coreOffset: UInt32(id) * 17, sectorCount: 1 << 20, logicalBlockBytes: 512,
+                    id: id, coreOffset: UInt32(id) * 17, sectorCount: 1 << 20,
+                    logicalBlockBytes: 512,
                     devicePath: "/dev/disk/by-id/a-disk-with-a-long-name-\(id)"))
         }
         return configuration
@@ -97,7 +98,9 @@ import Testing
         _ = try formatted(medium)
         for slot in Self.slots { medium.poke(otherVersion(medium, slot), at: slot) }
         let text = message { () throws(CacheError) in _ = try CacheStore.open(medium) }
-        #expect(text?.hasPrefix("Metadata version mismatch: '/dev/faulty' has format version 9") == true)
+        #expect(
+            text?.hasPrefix("Metadata version mismatch: '/dev/faulty' has format version 9") == true
+        )
     }
 
     @Test func aSmallerDeviceIsRefused() throws {

@@ -68,7 +68,8 @@ import Testing
 
     @Test func emptyDevicesHoldNothing() {
         #expect(recognise([], at: 0) == nil)
-        #expect([UInt8](repeating: 0, count: 4096).withUnsafeBytes(ContentSignature.recognise) == nil)
+        #expect(
+            [UInt8](repeating: 0, count: 4096).withUnsafeBytes(ContentSignature.recognise) == nil)
     }
 
     @Test(arguments: [

@@ -46,7 +46,9 @@ final class FaultyMedium: StoreMedium, @unchecked Sendable {
         for write in volatile {
             let from = max(start, write.offset)
             let to = min(start + bytes.count, write.offset + write.bytes.count)
-            for place in from..<max(from, to) { bytes[place - start] = write.bytes[place - write.offset] }
+            for place in from..<max(from, to) {
+                bytes[place - start] = write.bytes[place - write.offset]
+            }
         }
     }
 

@@ -1,6 +1,7 @@
-@testable import CacheRuntime
 import Glibc
 import Testing
+
+@testable import CacheRuntime
 
 @Suite struct MailboxTests {
     private func isReadable(_ descriptor: Int32) -> Bool {

@@ -42,7 +42,9 @@ import Testing
     private func load(_ fixture: Fixture) throws -> (pages: [UInt8], slots: [UInt8]) {
         let store = try CacheStore.open(fixture.run.cache)
         var pages = [UInt8](repeating: 0, count: Int(store.geometry.setCount) * 4096)
-        let slots = try pages.withUnsafeMutableBytes { try store.loadSetPages(into: $0.baseAddress!) }
+        let slots = try pages.withUnsafeMutableBytes {
+            try store.loadSetPages(into: $0.baseAddress!)
+        }
         return (pages, slots)
     }
 
