@@ -92,7 +92,10 @@ package final class CacheInstance: @unchecked Sendable {
         clock = try DirtyClock()
     }
 
-    deinit { shared.deallocate() }
+    deinit {
+        // Workers that could not be ended still use it.
+        if state.withLock({ $0.isStopped }) { shared.deallocate() }
+    }
 
     func startClock() throws(CacheError) {
         try clock.start { [weak self] in self?.noteDirtyTimes() }
