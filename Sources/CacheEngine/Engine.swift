@@ -153,6 +153,12 @@ extension Engine {
         }
     }
 
+    /// Whether background work goes on without anything having to happen outside: a turn does a
+    /// bounded piece of it, and the next turn must come without waiting.
+    package var hasMoreToDo: Bool {
+        !discards.isEmpty() || cleaner.hasMoreToDo
+    }
+
     /// Background work that goes on when the foreground has nothing queued: a bounded piece.
     private mutating func pump() {
         continueDiscards()

@@ -61,7 +61,8 @@ package struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
         // Whether another turn would find nothing to do until something happens outside.
         let isStalled = handled == 0 && !prepared
         let isDone = allTaken && waiting == nil && handled < eventMax
-        backend.submit(mayWait: mayWait && (isStalled || isDone))
+        let mayRest = (isStalled || isDone) && !engine.hasMoreToDo
+        backend.submit(mayWait: mayWait && mayRest)
         return !isStalled
     }
 
