@@ -24,8 +24,13 @@ package final class Simulation {
 
     /// Runs to the end; the first rule that does not hold is thrown.
     package func run() throws(Violation) {
+        var before = made
+        var idleSteps = 0
         while made < world.scenario.requestCount {
             step()
+            idleSteps = made == before ? idleSteps + 1 : 0
+            before = made
+            if idleSteps > 500_000 { world.fail("requests never end: \(stall)") }
             if let violation = world.violation { throw violation }
         }
         try drain()
@@ -52,6 +57,13 @@ package final class Simulation {
         let worker = world.random.below(workers.count)
         workers[worker].turn()
         if world.random.chance(2) { world.shared.checkInvariants(quiescent: false) }
+    }
+
+    /// Who has what, when nothing goes on any more.
+    private var stall: String {
+        let workers = self.workers.map { "runnable \($0.isRunnable) quiescent \($0.isQuiescent)" }
+        return "\(world.underWay.count) under way, \(world.transfers.count) transfers, "
+            + "removing \(removing?.id ?? .max) flushing \(flushing), \(workers)"
     }
 
     private func drain() throws(Violation) {
@@ -166,4 +178,5 @@ private final class SimulatedWorker {
         if loop.backend.isRunnable { loop.turn(mayWait: true) }
     }
     var isQuiescent: Bool { loop.isQuiescent }
+    var isRunnable: Bool { loop.backend.isRunnable }
 }
