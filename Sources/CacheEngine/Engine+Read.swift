@@ -2,8 +2,8 @@ import CBytes
 import CacheFormat
 
 /// Reading: what is valid comes from the cache, the rest from the core; what came from the core
-/// then fills the cache, after the answer. A read waits only for a line whose missing granules
-/// somebody else is bringing at that moment; then it is a hit.
+/// then fills the cache, after the answer. A read waits only for a line that is being written
+/// through at that moment.
 ///
 /// Rule 8 (nothing enters the cache that a write may have overtaken): a line to be filled is held
 /// exclusively from before the core read until it is valid, so every write to it waits; and it is
@@ -36,9 +36,11 @@ extension Engine {
             let state = access.page.state(way)
             let usable = inserts ? state.valid : state.dirty
             guard granules(part, line: line) & ~usable != 0 else { continue }
-            // Somebody brings these granules now. In write-through a reader who began earlier may
-            // see the new data in the cache before the core has it: nobody may read the core then.
-            if access.sidecar.uses[way].isExclusive {
+            // In write-through a reader who began earlier may see the new data in the cache before
+            // the core has it: nobody may read the core then. A fill is not waited for: a read
+            // holds the lines it fills until all its parts have their data, so two reads could
+            // wait for each other.
+            if access.page.replacement[way] & Replacement.overwritten != 0 {
                 park(index, access)
                 access.sidecar.unlock()
                 return false

@@ -230,6 +230,7 @@ extension Engine {
         for line in 0..<Int(part.pointee.lineCount) where part.pointee.ways[line] != Ways.none {
             let way = Int(part.pointee.ways[line])
             access.sidecar.uses[way].becomeExclusive()
+            access.page.replacement[way] |= Replacement.overwritten
             part.pointee.owners |= 1 << UInt16(line)
             let dirty = access.page.state(way).dirty
             access.invalidate(way, granules(part, line: line) & ~dirty)
@@ -267,6 +268,7 @@ extension Engine {
             let way = Int(part.pointee.ways[line])
             settle(access, way, granules(part, line: line))
             access.sidecar.uses[way].endExclusive()
+            access.page.replacement[way] &= ~Replacement.overwritten
             access.releaseIfEmpty(way)
         }
         directWriteDone(part)

@@ -20,9 +20,10 @@ package struct EngineLimits: Sendable {
 /// step takes at most one set lock at a time and never keeps it. The product and the simulator
 /// run the same engine.
 ///
-/// Who waits for whom: a read waits for whoever brings the granules it lacks, a write for whoever
-/// has the line exclusively, an exclusive use for writers and the cleaner.
-/// A part takes all its lines or none, and keeps none while it waits, so nothing can lock up.
+/// Who waits for whom: a read waits for a line being written through, a write for whoever has the
+/// line exclusively, an exclusive use for writers and the cleaner. A part takes all its lines or
+/// none, and keeps none while it waits. Only reads keep lines (those they fill) while another part
+/// of theirs waits, and nobody a read waits for waits for a read: so nothing can lock up.
 package struct Engine: ~Copyable {
     let shared: SharedCache
     let geometry: Geometry

@@ -83,6 +83,9 @@ enum Replacement {
     static let dirty: UInt8 = 0x08
     /// The line was written while being cleaned. Means nothing outside this process.
     static let rewritten: UInt8 = 0x10
+    /// The line is being written past or through the cache: reads of what it lacks wait. Means
+    /// nothing outside this process.
+    static let overwritten: UInt8 = 0x20
     static let occupied: UInt8 = 0x80
 }
 
