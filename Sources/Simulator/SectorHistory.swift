@@ -7,6 +7,8 @@ struct SectorHistory {
     private struct Value {
         let stamp: UInt64
         let begun: UInt64
+        /// Zeroes by a discard: until it is answered, reads may see either content in any order.
+        var isDiscard = false
         /// When the write was answered, or its failure reported; nil while it is under way.
         var ended: UInt64?
         /// When a read that returned it was first answered.
@@ -17,8 +19,8 @@ struct SectorHistory {
 
     private var values: [Value] = [Value(stamp: 0, begun: 0, ended: 0, seen: nil)]
 
-    mutating func writeBegan(_ stamp: UInt64, at now: UInt64) {
-        values.append(Value(stamp: stamp, begun: now, ended: nil))
+    mutating func writeBegan(_ stamp: UInt64, at now: UInt64, isDiscard: Bool = false) {
+        values.append(Value(stamp: stamp, begun: now, isDiscard: isDiscard, ended: nil))
     }
 
     /// A successful write overwrites all that had ended before it began. A failed one may or may
@@ -42,7 +44,12 @@ struct SectorHistory {
             values[$0].stamp == stamp && (values[$0].overwritten ?? .max) > begun
         }
         guard let returned = found.last else { return false }
+        func isUndecided(_ value: Value) -> Bool {
+            value.isDiscard && (value.ended ?? .max) > begun
+        }
+        if isUndecided(values[returned]) { return true }
         for index in values.indices where values[index].stamp != stamp {
+            if isUndecided(values[index]) { continue }
             let endedBefore = (values[index].ended ?? .max) < begun
             let seenBefore = (values[index].seen ?? .max) < begun
             if endedBefore || seenBefore, values[index].overwritten == nil {

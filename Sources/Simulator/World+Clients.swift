@@ -63,7 +63,9 @@ extension World {
         if request.operation == .write {
             for sector in client.sectors { core.history[sector].writeBegan(client.stamp, at: now) }
         } else if request.operation == .discard {
-            for sector in client.sectors { core.history[sector].writeBegan(0, at: now) }
+            for sector in client.sectors {
+                core.history[sector].writeBegan(0, at: now, isDiscard: true)
+            }
         }
         requests[random.below(scenario.workerCount)].append(client)
     }
