@@ -359,6 +359,7 @@ extension Engine {
             cleaner.jobs[batch.pointee.job].foundBusy = true
         }
         access.page.replacement[way] &= ~Replacement.rewritten
+        if isRewritten { access.page.replacement[way] |= Replacement.staleOnCore }
         access.sidecar.uses[way].isCleaning = false
         access.sidecar.uses[way].removeReader()
         if isLastOfExtent(batch, index) { clearDirtyMap(access, batch.pointee.core, entry.line) }

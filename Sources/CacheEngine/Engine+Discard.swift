@@ -122,9 +122,10 @@ extension Engine {
         if access.sidecar.occupied > 0 {
             for way in 0..<SetPageLayout.ways where access.holds(way, core: request.core) {
                 var dropped = granules(of: access.page.identity(way).line, in: request)
-                // The core cannot discard: under dirty data it still has what was there before,
-                // and a read must not go back to that.
-                if !canDiscard { dropped &= ~access.page.state(way).dirty }
+                // Under dirty data a core that cannot discard still has what was there before, and
+                // so may one that a cleaning wrote behind the discard: no read may go back to that.
+                let isStale = access.page.replacement[way] & Replacement.staleOnCore != 0
+                if !canDiscard || isStale { dropped &= ~access.page.state(way).dirty }
                 if dropped == 0 { continue }
                 guard access.sidecar.uses[way].canBecomeExclusive else {
                     parts[index].pointee.set = set

@@ -86,6 +86,9 @@ enum Replacement {
     /// The line is being written past or through the cache: reads of what it lacks wait. Means
     /// nothing outside this process.
     static let overwritten: UInt8 = 0x20
+    /// The last cleaning left older bytes on the core than the line has. If a discard began
+    /// meanwhile they may have landed behind it, so a discard leaves the dirty granules alone.
+    static let staleOnCore: UInt8 = 0x40
     static let occupied: UInt8 = 0x80
 }
 
@@ -190,7 +193,7 @@ extension SetAccess {
             let extent = identity.line / UInt64(shared.geometry.linesPerExtent)
             shared.dirtyMapOfPresent(identity.core).insert(extent)
         } else {
-            page.replacement[way] &= ~Replacement.dirty
+            page.replacement[way] &= ~(Replacement.dirty | Replacement.staleOnCore)
             sidecar.dirty -= 1
             counters.subtract(.dirtyLines, identity.core)
         }
