@@ -66,6 +66,10 @@ package struct Engine: ~Copyable {
     package var isQuiescent: Bool {
         requests.usedCount == 0 && commands.count == 0 && cleaner.isIdle
     }
+
+    /// Whether the next turn has something to do even if nothing happens outside: a long walk is
+    /// cut into turns, and nobody else would wake the worker for its next piece.
+    var hasMoreToDo: Bool { !discards.isEmpty() }
 }
 
 // MARK: - In

@@ -61,8 +61,9 @@ package struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
         // Whether another turn would find nothing to do until something happens outside.
         let isStalled = handled == 0 && !prepared
         let isDone = allTaken && waiting == nil && handled < eventMax
-        backend.submit(mayWait: mayWait && (isStalled || isDone))
-        return !isStalled
+        let hasMoreToDo = engine.hasMoreToDo
+        backend.submit(mayWait: mayWait && (isStalled || isDone) && !hasMoreToDo)
+        return !isStalled || hasMoreToDo
     }
 
     @inline(__always) private mutating func handle(_ event: TurnEvent) {
