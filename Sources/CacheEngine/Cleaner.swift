@@ -48,6 +48,19 @@ struct Cleaner: ~Copyable {
 
     var hasJobs: Bool { activeJobs > 0 }
 
+    /// Whether a batch could be put together, or a pass ended, right now.
+    var hasMoreToDo: Bool {
+        guard urgentCount > 0 || activeJobs > 0 else { return false }
+        let hasBatch = idleBatch() != nil
+        if urgentCount > 0, hasBatch { return true }
+        for index in 0..<Self.flushJobMax where jobs[index].isActive {
+            let job = jobs[index]
+            let isOver = job.sweepEnded || job.isCancelled || job.failure != 0
+            if isOver ? job.batchesUnderWay == 0 : !job.waitsForRelease && hasBatch { return true }
+        }
+        return false
+    }
+
     func idleBatch() -> Int? {
         for index in 0..<batchCount where batches[index].phase == .idle { return index }
         return nil

@@ -66,10 +66,6 @@ package struct Engine: ~Copyable {
     package var isQuiescent: Bool {
         requests.usedCount == 0 && commands.count == 0 && cleaner.isIdle
     }
-
-    /// Whether the next turn has something to do even if nothing happens outside: a long walk is
-    /// cut into turns, and nobody else would wake the worker for its next piece.
-    var hasMoreToDo: Bool { !discards.isEmpty() }
 }
 
 // MARK: - In
@@ -155,6 +151,12 @@ extension Engine {
         case .answer where !command.keepsBuffer, .releaseSlot: requests.release(command.slot)
         default: break
         }
+    }
+
+    /// Whether background work goes on without anything having to happen outside: a turn does a
+    /// bounded piece of it, and the next turn must come without waiting.
+    package var hasMoreToDo: Bool {
+        !discards.isEmpty() || cleaner.hasMoreToDo
     }
 
     /// Background work that goes on when the foreground has nothing queued: a bounded piece.

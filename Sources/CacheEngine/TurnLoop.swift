@@ -61,9 +61,9 @@ package struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
         // Whether another turn would find nothing to do until something happens outside.
         let isStalled = handled == 0 && !prepared
         let isDone = allTaken && waiting == nil && handled < eventMax
-        let hasMoreToDo = engine.hasMoreToDo
-        backend.submit(mayWait: mayWait && (isStalled || isDone) && !hasMoreToDo)
-        return !isStalled || hasMoreToDo
+        let mayRest = (isStalled || isDone) && !engine.hasMoreToDo
+        backend.submit(mayWait: mayWait && mayRest)
+        return !isStalled
     }
 
     @inline(__always) private mutating func handle(_ event: TurnEvent) {

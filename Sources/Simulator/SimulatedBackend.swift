@@ -6,6 +6,8 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
     let worker: Int
     /// The request that has each engine slot.
     var slots: [UInt32: ClientRequest] = [:]
+    /// The worker sleeps in its system call until something arrives for it.
+    private(set) var isAsleep = false
     /// Room left in the "ring" this turn, so that commands have to be carried over.
     var room = 0
 
@@ -78,7 +80,15 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
         return client.buffer
     }
 
-    mutating func submit(mayWait: Bool) { room = 1 + world.random.below(24) }
+    mutating func submit(mayWait: Bool) {
+        room = 1 + world.random.below(24)
+        isAsleep = mayWait
+    }
+
+    /// False if the worker sleeps and nothing has arrived: the kernel would not run it.
+    var isRunnable: Bool {
+        !isAsleep || !world.inboxes[worker].isEmpty || !world.requests[worker].isEmpty
+    }
 
     mutating func flushRefused(core: UInt16) { world.flushesEnded[core] = -16 }
 }
