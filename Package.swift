@@ -17,9 +17,11 @@ let dataPlane: [Target] = [
     .target(name: "Uring", dependencies: ["CLiburing", "CLinux"], swiftSettings: house),
     .target(name: "Ublk", dependencies: ["Uring", "CLinux"], swiftSettings: house),
     .target(name: "CacheFormat", dependencies: ["CBytes"], swiftSettings: house),
-    .target(name: "CacheEngine", dependencies: ["CacheFormat", "CBytes", "CSpin"], swiftSettings: house),
     .target(
-        name: "CacheRuntime", dependencies: ["CacheEngine", "CacheFormat", "Ublk", "Uring", "CLinux"],
+        name: "CacheEngine", dependencies: ["CacheFormat", "CBytes", "CSpin"], swiftSettings: house),
+    .target(
+        name: "CacheRuntime",
+        dependencies: ["CacheEngine", "CacheFormat", "Ublk", "Uring", "CLinux"],
         swiftSettings: house),
     .target(
         name: "Simulator", dependencies: ["CacheEngine", "CacheFormat"], swiftSettings: house),

@@ -368,7 +368,8 @@ extension Engine {
         wake(waiters, set: entry.set)
     }
 
-    private func isLastOfExtent(_ batch: UnsafeMutablePointer<CleaningBatch>, _ index: Int) -> Bool {
+    private func isLastOfExtent(_ batch: UnsafeMutablePointer<CleaningBatch>, _ index: Int) -> Bool
+    {
         guard index + 1 < batch.pointee.entryCount else { return true }
         let perExtent = UInt64(geometry.linesPerExtent)
         return batch.pointee.entries[index].line / perExtent

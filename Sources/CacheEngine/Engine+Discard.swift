@@ -24,8 +24,10 @@ struct DiscardList {
     }
 }
 
-/// Discard: first the core, then every granule inside the range is dropped, dirty or not (dirty
-/// ones stay if the core cannot discard).
+/// Discard: first the core, then every granule inside the range is dropped, dirty or not.
+///
+/// Dirty ones stay where the core has older data than theirs, which no read may go back to: on a
+/// core that cannot discard, and where a cleaning may have written behind the discard.
 ///
 /// The order matters: dropped first, a crash before the core's discard would bring back what the
 /// core had before the dirty data. Afterwards, whatever a crash leaves is content the range had
@@ -121,17 +123,20 @@ extension Engine {
         access.sidecar.lock()
         if access.sidecar.occupied > 0 {
             for way in 0..<SetPageLayout.ways where access.holds(way, core: request.core) {
+                let state = access.page.state(way)
                 var dropped = granules(of: access.page.identity(way).line, in: request)
-                // Under dirty data a core that cannot discard still has what was there before, and
-                // so may one that a cleaning wrote behind the discard: no read may go back to that.
-                let isStale = access.page.replacement[way] & Replacement.staleOnCore != 0
-                if !canDiscard || isStale { dropped &= ~access.page.state(way).dirty }
+                if !canDiscard { dropped &= ~state.dirty }
                 if dropped == 0 { continue }
+                // A fill under way may have read what is no longer there; a cleaning may mark clean
+                // what the core has just discarded.
                 guard access.sidecar.uses[way].canBecomeExclusive else {
                     parts[index].pointee.set = set
                     park(index, access)
                     access.sidecar.unlock()
                     return false
+                }
+                if access.page.replacement[way] & Replacement.staleOnCore != 0 {
+                    dropped &= ~state.dirty
                 }
                 access.invalidate(way, dropped)
                 access.releaseIfEmpty(way)
@@ -154,6 +159,7 @@ extension Engine {
         let first = (from - start + granule - 1) >> granuleShift
         let last = (to - start) >> granuleShift
         guard first < last else { return 0 }
-        return UInt16(truncatingIfNeeded: (UInt32(1) << UInt32(last)) - (UInt32(1) << UInt32(first)))
+        return UInt16(
+            truncatingIfNeeded: (UInt32(1) << UInt32(last)) - (UInt32(1) << UInt32(first)))
     }
 }

@@ -103,7 +103,8 @@ extension Engine {
         }
         let absent = wanted & ~usable
         precondition(absent != 0)
-        let hull = UInt128.max << UInt128(absent.trailingZeroBitCount)
+        let hull =
+            UInt128.max << UInt128(absent.trailingZeroBitCount)
             & UInt128.max >> UInt128(absent.leadingZeroBitCount)
         let core = absent | wanted & hull & ~dirty
         return (wanted & ~core, core)

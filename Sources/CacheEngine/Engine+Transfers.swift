@@ -15,7 +15,8 @@ extension Engine {
         let high = min(partEnd, lineStart &+ lineSectors) &- lineStart
         let first = low >> granuleShift
         let last = (high &- 1) >> granuleShift
-        return UInt16(truncatingIfNeeded: (UInt32(2) << UInt32(last)) &- (UInt32(1) << UInt32(first)))
+        return UInt16(
+            truncatingIfNeeded: (UInt32(2) << UInt32(last)) &- (UInt32(1) << UInt32(first)))
     }
 
     @inline(__always) func identity(_ part: UnsafeMutablePointer<Part>, line: Int, core: UInt16)
@@ -66,7 +67,8 @@ extension Engine {
         command.byteCount = UInt32(truncatingIfNeeded: (to &- from) &* 512)
         command.deviceOffset =
             geometry.cacheOffset(set: part.pointee.set, way: way) &+ sectorInWay &* 512
-        command.token = Token(.part, slot: index, generation: parts.generation(index), isCore: false)
+        command.token = Token(
+            .part, slot: index, generation: parts.generation(index), isCore: false)
         if kind == .writeCache {
             command.forceUnitAccess =
                 request.pointee.request.forceUnitAccess && part.pointee.phase != .filling

@@ -13,7 +13,8 @@ extension SharedCache {
             checkSet(set, quiescent: quiescent, &occupied, &dirty)
         }
         for id in 0..<UInt16(Self.coreCountMax) where cores[Int(id)].isPresent {
-            precondition(sum(.occupiedLines, core: id) == occupied[Int(id)], "occupancy is miscounted")
+            precondition(
+                sum(.occupiedLines, core: id) == occupied[Int(id)], "occupancy is miscounted")
             precondition(sum(.dirtyLines, core: id) == dirty[Int(id)], "dirty lines are miscounted")
         }
     }

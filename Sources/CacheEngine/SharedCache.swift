@@ -180,7 +180,8 @@ extension SharedCache {
     /// Forgets a core; `dropLines` has emptied it.
     package func removeCore(_ id: UInt16) {
         precondition(cores[Int(id)].isPresent)
-        precondition(sum(.occupiedLines, core: id) == 0, "a core is removed with lines in the cache")
+        precondition(
+            sum(.occupiedLines, core: id) == 0, "a core is removed with lines in the cache")
         cores[Int(id)].dirtyMap?.deallocate()
         cores[Int(id)] = CoreRow()
         flushed(id).pointee.cacheWrites.store(0, ordering: .releasing)

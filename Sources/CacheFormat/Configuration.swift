@@ -87,7 +87,9 @@ extension Configuration {
             bytes += path
             while bytes.count % 8 != 0 { bytes.append(0) }
         }
-        guard bytes.count <= Geometry.configurationBytesMax else { throw .tooLarge("configuration") }
+        guard bytes.count <= Geometry.configurationBytesMax else {
+            throw .tooLarge("configuration")
+        }
         return bytes
     }
 

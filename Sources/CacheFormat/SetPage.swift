@@ -106,13 +106,15 @@ package struct SetPageView {
     package var smallHand: UInt8 {
         get { base.load(fromByteOffset: SetPageLayout.smallHand.offset, as: UInt8.self) }
         nonmutating set {
-            base.storeBytes(of: newValue, toByteOffset: SetPageLayout.smallHand.offset, as: UInt8.self)
+            base.storeBytes(
+                of: newValue, toByteOffset: SetPageLayout.smallHand.offset, as: UInt8.self)
         }
     }
     package var mainHand: UInt8 {
         get { base.load(fromByteOffset: SetPageLayout.mainHand.offset, as: UInt8.self) }
         nonmutating set {
-            base.storeBytes(of: newValue, toByteOffset: SetPageLayout.mainHand.offset, as: UInt8.self)
+            base.storeBytes(
+                of: newValue, toByteOffset: SetPageLayout.mainHand.offset, as: UInt8.self)
         }
     }
 

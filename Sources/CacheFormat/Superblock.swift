@@ -118,7 +118,7 @@ package struct Superblock: Equatable, Sendable {
         let features =
             bytes.load(Layout.incompatibleFeatures, as: UInt64.self) & ~Self.knownIncompatible
             | bytes.load(Layout.readOnlyCompatibleFeatures, as: UInt64.self)
-                & ~Self.knownReadOnlyCompatible
+            & ~Self.knownReadOnlyCompatible
         guard features == 0 else { throw .unknownFeatures(features) }
         guard
             let geometry = Geometry(

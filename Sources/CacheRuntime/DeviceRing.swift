@@ -209,7 +209,6 @@ extension DeviceRing {
 /// Places in a worker's table of registered files.
 enum WorkerFile {
     static let cache: UInt32 = 0
-    static let mailbox: UInt32 = 1
-    static let first: UInt32 = 2
+    static let first: UInt32 = 1
     static let count: UInt32 = 1024
 }

@@ -74,13 +74,8 @@ struct WorkerSetup: Sendable {
         let completionMax: UInt32 = 16384
         var ring = try Ring(entries: 2048, completions: completionMax)
         try ring.registerFiles(count: WorkerFile.count)
-        let mailbox = identity.mailboxes[identity.number]
-        for (file, descriptor) in [
-            (WorkerFile.cache, cacheDescriptor), (WorkerFile.mailbox, mailbox.eventDescriptor),
-        ] {
-            let result = ring.setFile(file, descriptor: descriptor)
-            guard result == 0 else { throw RingError(step: "register a file", errno: -result) }
-        }
+        let result = ring.setFile(WorkerFile.cache, descriptor: cacheDescriptor)
+        guard result == 0 else { throw RingError(step: "register a file", errno: -result) }
         guard
             let cleaning = BufferArena(
                 bufferBytes: limits.cleaningBatchBytes, count: limits.cleaningBatches)

@@ -289,9 +289,10 @@ extension WorkerBackend where Front: ~Copyable {
     mutating func submit(mayWait: Bool) {
         if !isMailboxArmed {
             devices.ring.makeRoom(1)
-            isMailboxArmed = devices.ring.prepareRead(
-                file: WorkerFile.mailbox, into: UnsafeMutableRawPointer(eventCount), byteCount: 8,
-                offset: .max, userData: CompletionOwner.mailbox.tag)
+            isMailboxArmed = devices.ring.prepareLongRead(
+                descriptor: mailboxes[number].eventDescriptor,
+                into: UnsafeMutableRawPointer(eventCount), byteCount: 8,
+                userData: CompletionOwner.mailbox.tag)
         }
         let isBacklog = completionNext < completionCount
         let hasRequests = acceptsRequests && front.hasRequests

@@ -156,7 +156,9 @@ extension ControlServer {
         ErrorBody(code: ErrorBody.Code.badRequest, message: message)
     }
 
-    private static func body<T: Decodable>(_: T.Type, of request: Hummingbird.Request) async throws -> T {
+    private static func body<T: Decodable>(_: T.Type, of request: Hummingbird.Request) async throws
+        -> T
+    {
         let buffer = try await request.body.collect(upTo: 64 * 1024)
         do {
             return try JSONDecoder().decode(T.self, from: Data(buffer.readableBytesView))

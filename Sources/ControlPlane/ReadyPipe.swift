@@ -11,7 +11,11 @@ package struct ReadyPipe {
     /// Tells, once. Whoever asked may be gone: that is not our trouble.
     package func report(_ readiness: Readiness) {
         guard let descriptor else { return }
-        if let line = try? JSONEncoder().encode(readiness) { relay(Array(line)) } else { close(descriptor) }
+        if let line = try? JSONEncoder().encode(readiness) {
+            relay(Array(line))
+        } else {
+            close(descriptor)
+        }
     }
 
     /// Passes on a line from somebody else, without its line feed.

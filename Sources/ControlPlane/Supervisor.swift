@@ -89,7 +89,8 @@ package struct Supervisor {
 
     private func describe(_ status: Int32) -> String {
         let number = status & 0x7f
-        return number == 0 ? "ended with exit code \(status >> 8 & 0xff)" : "died of signal \(number)"
+        return number == 0
+            ? "ended with exit code \(status >> 8 & 0xff)" : "died of signal \(number)"
     }
 
     private func report(_ status: Int32) -> Int32 {
@@ -118,11 +119,13 @@ private final class RelayThread: @unchecked Sendable {
 
     func start() {
         let context = Unmanaged.passRetained(self).toOpaque()
-        let code = pthread_create(&thread, nil, { context in
-            guard let context else { return nil }
-            Unmanaged<RelayThread>.fromOpaque(context).takeRetainedValue().relay()
-            return nil
-        }, context)
+        let code = pthread_create(
+            &thread, nil,
+            { context in
+                guard let context else { return nil }
+                Unmanaged<RelayThread>.fromOpaque(context).takeRetainedValue().relay()
+                return nil
+            }, context)
         precondition(code == 0, "no thread could be made")
     }
 

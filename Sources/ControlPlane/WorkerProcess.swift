@@ -4,8 +4,8 @@ import Glibc
 import Hummingbird
 package import Logging
 import ServiceLifecycle
-import UnixSignals
 import Synchronization
+import UnixSignals
 
 /// The process that serves one cache: devices, worker threads, control interface.
 package struct WorkerProcess {

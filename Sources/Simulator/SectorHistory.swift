@@ -7,8 +7,9 @@ struct SectorHistory {
     private struct Value {
         let stamp: UInt64
         let begun: UInt64
-        /// Zeroes by a discard: until it is answered, reads may see either content in any order.
-        var isDiscard = false
+        /// A discard, or a write that may fail: reads that began before it was answered may see
+        /// either content, in any order.
+        var isUncertain = false
         /// When the write was answered, or its failure reported; nil while it is under way.
         var ended: UInt64?
         /// When a read that returned it was first answered.
@@ -19,8 +20,8 @@ struct SectorHistory {
 
     private var values: [Value] = [Value(stamp: 0, begun: 0, ended: 0, seen: nil)]
 
-    mutating func writeBegan(_ stamp: UInt64, at now: UInt64, isDiscard: Bool = false) {
-        values.append(Value(stamp: stamp, begun: now, isDiscard: isDiscard, ended: nil))
+    mutating func writeBegan(_ stamp: UInt64, at now: UInt64, isUncertain: Bool) {
+        values.append(Value(stamp: stamp, begun: now, isUncertain: isUncertain, ended: nil))
     }
 
     /// A successful write overwrites all that had ended before it began. A failed one may or may
@@ -31,6 +32,7 @@ struct SectorHistory {
         }
         values[own].ended = now
         guard certain else { return }
+        values[own].isUncertain = false
         let begun = values[own].begun
         for index in values.indices where index != own {
             guard let ended = values[index].ended, ended < begun else { continue }
@@ -45,7 +47,7 @@ struct SectorHistory {
         }
         guard let returned = found.last else { return false }
         func isUndecided(_ value: Value) -> Bool {
-            value.isDiscard && (value.ended ?? .max) > begun
+            value.isUncertain && (value.ended ?? .max) > begun
         }
         if isUndecided(values[returned]) { return true }
         for index in values.indices where values[index].stamp != stamp {

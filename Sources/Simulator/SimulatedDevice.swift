@@ -56,7 +56,8 @@ final class SimulatedTransfer {
         self.command = command
         self.worker = worker
         self.buffer = buffer
-        let count = command.kind == .discardCore
+        let count =
+            command.kind == .discardCore
             ? Int(command.discardByteCount / 512) : Int(command.byteCount / 512)
         pending = count > 0 ? [0..<count] : []
     }

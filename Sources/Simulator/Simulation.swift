@@ -140,7 +140,9 @@ extension Simulation {
     /// comes back, and its content must be what was written.
     private func finishRemoval() {
         guard let core = removing, core.requestsUnderWay == 0 else { return }
-        if !flushing.contains(core.id), world.flushesEnded[core.id] == nil || !core.isFlushedForRemoval {
+        if !flushing.contains(core.id),
+            world.flushesEnded[core.id] == nil || !core.isFlushedForRemoval
+        {
             core.isFlushedForRemoval = true
             beginFlush(core)
             return

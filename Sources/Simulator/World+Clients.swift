@@ -60,11 +60,12 @@ extension World {
         nextStamp += 1
         core.requestsUnderWay += 1
         note(client, "begins")
-        if request.operation == .write {
-            for sector in client.sectors { core.history[sector].writeBegan(client.stamp, at: now) }
-        } else if request.operation == .discard {
+        if request.operation == .write || request.operation == .discard {
+            let isWrite = request.operation == .write
+            let isUncertain = !isWrite || scenario.errorPerMille > 0
             for sector in client.sectors {
-                core.history[sector].writeBegan(0, at: now, isDiscard: true)
+                core.history[sector].writeBegan(
+                    isWrite ? client.stamp : 0, at: now, isUncertain: isUncertain)
             }
         }
         requests[random.below(scenario.workerCount)].append(client)
@@ -109,8 +110,9 @@ extension World {
     private func fail(_ core: SimulatedCore, _ sector: Int, _ text: String) {
         let history = "may be: \(core.history[sector].text)"
         let events = trace?.lines(core: core.id, sector: sector) ?? []
-        fail((["core \(core.id) sector \(sector) \(text)", history] + events)
-            .joined(separator: "\n"))
+        fail(
+            (["core \(core.id) sector \(sector) \(text)", history] + events)
+                .joined(separator: "\n"))
     }
 
     private func checkRead(_ client: ClientRequest, at now: UInt64) {

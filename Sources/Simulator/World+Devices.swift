@@ -66,7 +66,8 @@ extension World {
     private func note(_ transfer: SimulatedTransfer, _ what: String) {
         guard let trace else { return }
         let command = transfer.command
-        let text = "\(eventCount) worker \(transfer.worker) \(command.kind) \(what)"
+        let text =
+            "\(eventCount) worker \(transfer.worker) \(command.kind) \(what)"
             + " device \(command.deviceOffset / 512)+\(command.byteCount / 512)"
             + " buffer \(command.buffer.rawValue)@\(command.bufferOffset / 512)"
         var sectors = 0..<Int.max

@@ -44,8 +44,10 @@ package struct Queue {
 
     package let number: UInt16
     package let depth: UInt16
-    /// The registered file of /dev/ublkc*N*.
+    /// The registered file of /dev/ublkc*N*, for user copy.
     package let file: UInt32
+    /// /dev/ublkc*N* itself, for fetches and commits.
+    private let descriptor: Int32
     private let descriptors: UnsafeMutableRawPointer
     private let mappedBytes: Int
     /// Tags whose command is with the kernel, and those whose request is being served.
@@ -71,6 +73,7 @@ package struct Queue {
         self.number = number
         self.depth = depth
         self.file = file
+        self.descriptor = descriptor
         descriptors = mapped
         mappedBytes = bytes
     }
@@ -97,8 +100,8 @@ package struct Queue {
     ) -> Bool {
         guard
             ring.prepareCommand(
-                file: file, operation: Self.fetchOperation, low: low(tag, 0), high: address,
-                userData: userData)
+                descriptor: descriptor, operation: Self.fetchOperation, low: low(tag, 0),
+                high: address, userData: userData)
         else { return false }
         fetching += 1
         return true
@@ -115,8 +118,8 @@ package struct Queue {
         precondition(serving > 0, "a result for a request that is not there")
         guard
             ring.prepareCommand(
-                file: file, operation: Self.commitOperation, low: low(tag, result), high: address,
-                userData: userData)
+                descriptor: descriptor, operation: Self.commitOperation, low: low(tag, result),
+                high: address, userData: userData)
         else { return false }
         serving -= 1
         fetching += 1

@@ -25,7 +25,8 @@ package enum ControlRing {
         sqe.pointee.opcode = UInt8(IORING_OP_URING_CMD.rawValue)
         sqe.pointee.fd = descriptor
         sqe.pointee.cmd_op = operation
-        (bytes + 48).copyMemory(from: payload.baseAddress ?? UnsafeRawPointer(bytes), byteCount: payload.count)
+        (bytes + 48).copyMemory(
+            from: payload.baseAddress ?? UnsafeRawPointer(bytes), byteCount: payload.count)
         let result = submitAndWait(ring, seconds: seconds)
         if result == -62 { return result }  // ETIME: the kernel still has the ring.
         io_uring_queue_exit(ring)
@@ -33,7 +34,8 @@ package enum ControlRing {
         return result
     }
 
-    private static func submitAndWait(_ ring: UnsafeMutablePointer<io_uring>, seconds: Int) -> Int32 {
+    private static func submitAndWait(_ ring: UnsafeMutablePointer<io_uring>, seconds: Int) -> Int32
+    {
         var submitted = io_uring_submit(ring)
         while submitted == -4 || submitted == -11 { submitted = io_uring_submit(ring) }
         guard submitted >= 0 else { return submitted }

@@ -94,6 +94,17 @@ package struct Ring: ~Copyable {
         return finish(sqe, userData)
     }
 
+    /// A read that may wait for long, of a file that is not registered: see `prepareCommand`.
+    package mutating func prepareLongRead(
+        descriptor: Int32, into address: UnsafeMutableRawPointer, byteCount: UInt32,
+        userData: UInt64
+    ) -> Bool {
+        guard let sqe = next() else { return false }
+        io_uring_prep_read(sqe, descriptor, address, byteCount, .max)
+        sqe.pointee.user_data = userData
+        return true
+    }
+
     package mutating func prepareWrite(
         file: UInt32, from address: UnsafeMutableRawPointer, byteCount: UInt32, offset: UInt64,
         isDurable: Bool, userData: UInt64
@@ -190,17 +201,20 @@ package struct Ring: ~Copyable {
 // MARK: - Driver commands
 
 extension Ring {
-    /// A command for the driver behind `file`, with 16 bytes of payload: `low` first.
+    /// A command for the driver behind `descriptor`, with 16 bytes of payload: `low` first.
+    ///
+    /// It is not a registered file: such a command may wait for long, and before Linux 6.13 a
+    /// registered file that was taken out of the table, whichever it is, stays open as long as any
+    /// request waits that was sent earlier with a registered file.
     package mutating func prepareCommand(
-        file: UInt32, operation: UInt32, low: UInt64, high: UInt64, userData: UInt64
+        descriptor: Int32, operation: UInt32, low: UInt64, high: UInt64, userData: UInt64
     ) -> Bool {
         guard let sqe = io_uring_get_sqe(ring) else { return false }
         let bytes = UnsafeMutableRawPointer(sqe)
         bytes.initializeMemory(as: UInt64.self, repeating: 0, count: 8)
         sqe.pointee.opcode = UInt8(IORING_OP_URING_CMD.rawValue)
-        sqe.pointee.fd = Int32(file)
+        sqe.pointee.fd = descriptor
         sqe.pointee.cmd_op = operation
-        sqe.pointee.flags = 1  // IOSQE_FIXED_FILE
         sqe.pointee.user_data = userData
         bytes.storeBytes(of: low, toByteOffset: 48, as: UInt64.self)
         bytes.storeBytes(of: high, toByteOffset: 56, as: UInt64.self)

@@ -8,7 +8,8 @@ struct DeviceOptions: ParsableArguments {
     @Option(name: [.customShort("t"), .customLong("type")], help: "null or loop.")
     var type: String
 
-    @Option(name: [.customShort("n"), .customLong("number")], help: "Device id; -1: the next free.")
+    @Option(
+        name: [.customShort("n"), .customLong("number")], help: "Device id; -1: the next free.")
     var number = -1
 
     @Option(name: [.customShort("q"), .customLong("queues")], help: "Hardware queues.")
@@ -23,7 +24,8 @@ struct DeviceOptions: ParsableArguments {
     @Option(name: .customLong("max_io_buf_bytes"), help: "Longest request.")
     var requestBytesMax: UInt32 = 524288
 
-    @Flag(name: [.customShort("u"), .customLong("usercopy")], help: "Move data by pread and pwrite.")
+    @Flag(
+        name: [.customShort("u"), .customLong("usercopy")], help: "Move data by pread and pwrite.")
     var userCopy = false
 
     @Option(name: [.customShort("r"), .customLong("user_recovery")], help: "0 or 1.")

@@ -111,7 +111,9 @@ struct Recover: ParsableCommand {
         guard info.features.contains(.userRecovery) else {
             throw Failure("device \(number) was made without recovery (-r 1)")
         }
-        guard info.state != .live else { throw Failure("device \(number) has a server: nothing to do") }
+        guard info.state != .live else {
+            throw Failure("device \(number) has a server: nothing to do")
+        }
         guard let words = RunFile.read(number), words.count > 2 else {
             throw Failure("nothing is known of device \(number) in \(RunFile.directory)")
         }
