@@ -116,7 +116,7 @@ extension Engine {
         partReady(slot, 0)
     }
 
-    /// Drops the range's granules that lie in one set; false if a line is in use and the part waits.
+    /// Drops the range's granules that lie in one set; false if a line is in use: the part waits.
     private mutating func dropRange(_ index: UInt32, _ request: Request, set: UInt32) -> Bool {
         let access = SetAccess(shared, set, counters)
         let canDiscard = shared.cores[Int(request.core)].canDiscard

@@ -51,7 +51,7 @@ package struct Session: Sendable {
 
     func say(_ lines: [String]) {
         guard !lines.isEmpty else { return }
-        print(lines.joined(separator: "\n") + "\n")
+        self.print(lines.joined(separator: "\n") + "\n")
     }
 
     func complain(_ lines: [String]) {

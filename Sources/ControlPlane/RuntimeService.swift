@@ -57,7 +57,8 @@ package final class RuntimeService: CacheService {
             let advice =
                 error.errno == ENOENT
                 ? "\(ControlDevice.path) is not there: load the driver with 'modprobe ublk_drv'."
-                    + " Debian has it from kernel 6.12 on (linux-image-6.12-amd64 of bookworm-backports)."
+                    + " Debian has it from kernel 6.12 on (linux-image-6.12-amd64 of"
+                    + " bookworm-backports)."
                 : "\(error)."
             throw ErrorBody(code: ErrorBody.Code.failed, message: advice)
         }

@@ -1,27 +1,23 @@
 /// What one sector of an exported device may hold, by the order of what its users saw.
 ///
-/// A sector's content is a stamp, one for each write request. The rules are those of a register
-/// that many use at once (linearisability): a read may return the value of any write that is not
-/// certain to have been overwritten before the read began.
+/// A sector's content is a stamp, one for each write request. The rules are what users of a disk
+/// rely on (a regular register): a read may return the value of any write under way meanwhile, or
+/// a value that is not certain to have been overwritten before the read began. Of writes that were
+/// under way at the same time either may stay, but the first read that begins after them decides.
 struct SectorHistory {
     private struct Value {
         let stamp: UInt64
         let begun: UInt64
-        /// A discard, or a write that may fail: reads that began before it was answered may see
-        /// either content, in any order.
-        var isUncertain = false
         /// When the write was answered, or its failure reported; nil while it is under way.
         var ended: UInt64?
-        /// When a read that returned it was first answered.
-        var seen: UInt64?
         /// When it became certain that no read begun from then on may return it.
         var overwritten: UInt64?
     }
 
-    private var values: [Value] = [Value(stamp: 0, begun: 0, ended: 0, seen: nil)]
+    private var values: [Value] = [Value(stamp: 0, begun: 0, ended: 0)]
 
-    mutating func writeBegan(_ stamp: UInt64, at now: UInt64, isUncertain: Bool) {
-        values.append(Value(stamp: stamp, begun: now, isUncertain: isUncertain, ended: nil))
+    mutating func writeBegan(_ stamp: UInt64, at now: UInt64) {
+        values.append(Value(stamp: stamp, begun: now, ended: nil))
     }
 
     /// A successful write overwrites all that had ended before it began. A failed one may or may
@@ -32,7 +28,6 @@ struct SectorHistory {
         }
         values[own].ended = now
         guard certain else { return }
-        values[own].isUncertain = false
         let begun = values[own].begun
         for index in values.indices where index != own {
             guard let ended = values[index].ended, ended < begun else { continue }
@@ -46,19 +41,12 @@ struct SectorHistory {
             values[$0].stamp == stamp && (values[$0].overwritten ?? .max) > begun
         }
         guard let returned = found.last else { return false }
-        func isUndecided(_ value: Value) -> Bool {
-            value.isUncertain && (value.ended ?? .max) > begun
+        func hasEnded(_ index: Int) -> Bool { (values[index].ended ?? .max) < begun }
+        // A read during the write proves nothing about what later ones see.
+        guard hasEnded(returned) else { return true }
+        for index in values.indices where values[index].stamp != stamp && hasEnded(index) {
+            if values[index].overwritten == nil { values[index].overwritten = now }
         }
-        if isUndecided(values[returned]) { return true }
-        for index in values.indices where values[index].stamp != stamp {
-            if isUndecided(values[index]) { continue }
-            let endedBefore = (values[index].ended ?? .max) < begun
-            let seenBefore = (values[index].seen ?? .max) < begun
-            if endedBefore || seenBefore, values[index].overwritten == nil {
-                values[index].overwritten = now
-            }
-        }
-        if values[returned].seen == nil { values[returned].seen = now }
         return true
     }
 

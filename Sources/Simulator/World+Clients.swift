@@ -61,12 +61,8 @@ extension World {
         core.requestsUnderWay += 1
         note(client, "begins")
         if request.operation == .write || request.operation == .discard {
-            let isWrite = request.operation == .write
-            let isUncertain = !isWrite || scenario.errorPerMille > 0
-            for sector in client.sectors {
-                core.history[sector].writeBegan(
-                    isWrite ? client.stamp : 0, at: now, isUncertain: isUncertain)
-            }
+            let stamp = request.operation == .write ? client.stamp : 0
+            for sector in client.sectors { core.history[sector].writeBegan(stamp, at: now) }
         }
         requests[random.below(scenario.workerCount)].append(client)
     }
