@@ -40,11 +40,10 @@ struct SectorHistory {
         let found = values.indices.filter {
             values[$0].stamp == stamp && (values[$0].overwritten ?? .max) > begun
         }
-        guard let returned = found.last else { return false }
-        func hasEnded(_ index: Int) -> Bool { (values[index].ended ?? .max) < begun }
-        // A read during the write proves nothing about what later ones see.
-        guard hasEnded(returned) else { return true }
-        for index in values.indices where values[index].stamp != stamp && hasEnded(index) {
+        guard !found.isEmpty else { return false }
+        // A read during a write proves nothing about what later ones see.
+        guard values.allSatisfy({ ($0.ended ?? .max) < begun }) else { return true }
+        for index in values.indices where values[index].stamp != stamp {
             if values[index].overwritten == nil { values[index].overwritten = now }
         }
         return true
