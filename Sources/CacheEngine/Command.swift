@@ -1,19 +1,19 @@
 /// What a user asks of one exported device, as the ublk descriptor gives it.
-package struct Request: Equatable, Sendable {
-    package enum Operation: UInt8, Sendable {
+public struct Request: Equatable, Sendable {
+    public enum Operation: UInt8, Sendable {
         case read, write, flush, discard
     }
 
-    package var operation: Operation
+    public var operation: Operation
     /// Forces the write to stable storage before it is answered (REQ_FUA).
-    package var forceUnitAccess: Bool
+    public var forceUnitAccess: Bool
     /// Open CAS core id, 0 to 4095.
-    package var core: UInt16
+    public var core: UInt16
     /// In 512-byte sectors; 0 for a flush.
-    package var sectorCount: UInt32
-    package var startSector: UInt64
+    public var sectorCount: UInt32
+    public var startSector: UInt64
 
-    package init(
+    public init(
         _ operation: Operation, core: UInt16, startSector: UInt64 = 0, sectorCount: UInt32 = 0,
         forceUnitAccess: Bool = false
     ) {
@@ -29,8 +29,8 @@ package struct Request: Equatable, Sendable {
 ///
 /// Commands are data: the engine never calls a device. The one who runs the engine takes commands
 /// in order, carries them out, and for those with a token reports back with `complete`.
-package struct Command: Equatable, Sendable {
-    package enum Kind: UInt8, Sendable {
+public struct Command: Equatable, Sendable {
+    public enum Kind: UInt8, Sendable {
         /// Device I/O; each is completed once with its token and the bytes moved or -errno.
         case readCache, writeCache, flushCache
         case readCore, writeCore, flushCore, discardCore
@@ -47,49 +47,54 @@ package struct Command: Equatable, Sendable {
         case flushEnded
     }
 
-    package var kind: Kind
+    public var kind: Kind
     /// Writes only: the data must be durable when the command completes.
-    package var forceUnitAccess = false
+    public var forceUnitAccess = false
     /// `answer` only.
-    package var keepsBuffer = false
-    package var core: UInt16 = 0
+    public var keepsBuffer = false
+    public var core: UInt16 = 0
     /// Where the bytes are: in a request's buffer or in a cleaning buffer.
-    package var buffer = BufferName.none
+    public var buffer = BufferName.none
     /// Bytes from the start of that buffer.
-    package var bufferOffset: UInt32 = 0
-    package var byteCount: UInt32 = 0
-    package var result: Int32 = 0
+    public var bufferOffset: UInt32 = 0
+    public var byteCount: UInt32 = 0
+    public var result: Int32 = 0
     /// Bytes from the start of the device; a set number for `wakeWorker`.
-    package var deviceOffset: UInt64 = 0
+    public var deviceOffset: UInt64 = 0
     /// `discardCore` may be longer than a buffer can: its length in bytes.
-    package var discardByteCount: UInt64 = 0
-    package var token = Token(rawValue: 0)
+    public var discardByteCount: UInt64 = 0
+    public var token = Token(rawValue: 0)
     /// `answer`, `releaseSlot`: the request's slot. `wakeWorker`: the worker.
-    package var slot: UInt32 = 0
+    public var slot: UInt32 = 0
 
-    package init(_ kind: Kind) { self.kind = kind }
+    @inlinable public init(_ kind: Kind) { self.kind = kind }
+
+    /// With it the engine is through with the slot.
+    @inlinable public var endsSlot: Bool {
+        kind == .answer ? !keepsBuffer : kind == .releaseSlot
+    }
 }
 
 /// A buffer the runner of the engine owns and the engine only names.
-package struct BufferName: Equatable, Sendable {
+public struct BufferName: Equatable, Sendable {
     /// Top bit: a cleaning buffer; the rest: its number, or the request slot's.
-    @usableFromInline package let rawValue: UInt32
+    public let rawValue: UInt32
 
-    package static let none = BufferName(rawValue: .max)
-    package static func request(_ slot: UInt32) -> BufferName { BufferName(rawValue: slot) }
-    package static func cleaning(_ index: UInt32) -> BufferName {
+    public static let none = BufferName(rawValue: .max)
+    public static func request(_ slot: UInt32) -> BufferName { BufferName(rawValue: slot) }
+    public static func cleaning(_ index: UInt32) -> BufferName {
         BufferName(rawValue: index | 0x8000_0000)
     }
-    package var isCleaning: Bool { rawValue & 0x8000_0000 != 0 }
-    package var index: UInt32 { rawValue & 0x7fff_ffff }
+    public var isCleaning: Bool { rawValue & 0x8000_0000 != 0 }
+    public var index: UInt32 { rawValue & 0x7fff_ffff }
 
-    @inlinable package init(rawValue: UInt32) { self.rawValue = rawValue }
+    @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
 }
 
 /// Names the operation a completion belongs to: exactly what goes into `user_data`.
 ///
 /// Uses the low 56 bits; the top 8 are the runner's.
-package struct Token: Equatable, Sendable {
-    @usableFromInline package let rawValue: UInt64
-    @inlinable package init(rawValue: UInt64) { self.rawValue = rawValue }
+public struct Token: Equatable, Sendable {
+    public let rawValue: UInt64
+    @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }
 }

@@ -2,7 +2,7 @@
 ///
 /// Requests are counted once, when they are started; blocks are byte sums, rounded by whoever
 /// prints them.
-package enum Counter: Int, CaseIterable, Sendable {
+public enum Counter: Int, CaseIterable, Sendable {
     case readTotal, readPartialMisses, readFullMisses, readDeferred
     case writeTotal, writePartialMisses, writeFullMisses, writeDeferred
     case passThroughReads, passThroughWrites
@@ -16,15 +16,15 @@ package enum Counter: Int, CaseIterable, Sendable {
     // Not resettable: progress of writes, for deciding what a FLUSH must flush.
     case cacheWritesDone, directWritesDone
 
-    package static let first = Counter.readTotal
-    package static let firstKept = Counter.occupiedLines
+    public static let first = Counter.readTotal
+    public static let firstKept = Counter.occupiedLines
 }
 
 /// The counters of one worker, a row of `Counter.allCases.count` words for each core id.
 ///
 /// Only its worker writes; others read with relaxed loads and add up. Differences may be negative
 /// in one worker (it evicted what another one inserted): sums wrap around to the right answer.
-package struct WorkerCounters: @unchecked Sendable {
+public struct WorkerCounters: @unchecked Sendable {
     static let rowWords = 32
     @usableFromInline let words: UnsafeMutablePointer<UInt64>
 
@@ -41,7 +41,7 @@ package struct WorkerCounters: @unchecked Sendable {
         words[Int(core) * Self.rowWords + counter.rawValue] &-= amount
     }
 
-    package func value(_ counter: Counter, _ core: UInt16) -> UInt64 {
+    public func value(_ counter: Counter, _ core: UInt16) -> UInt64 {
         words[Int(core) * Self.rowWords + counter.rawValue]
     }
 

@@ -5,7 +5,7 @@ import Synchronization
 /// A set bit may be stale (the cleaner finds nothing and clears it); a cleared bit is never wrong.
 /// A bit is changed only under the lock of the extent's set, so two changes of one bit are ordered;
 /// its neighbours in the word belong to other sets, hence the atomics.
-package struct DirtyMap: @unchecked Sendable {
+public struct DirtyMap: @unchecked Sendable {
     private static let levelMax = 6
 
     private let words: UnsafeMutablePointer<Atomic<UInt64>>
@@ -15,7 +15,7 @@ package struct DirtyMap: @unchecked Sendable {
     private var levelStart: (Int, Int, Int, Int, Int, Int) = (0, 0, 0, 0, 0, 0)
     private let wordCount: Int
 
-    package init(extentCount: UInt64) {
+    public init(extentCount: UInt64) {
         precondition(extentCount > 0)
         self.extentCount = extentCount
         var starts: [Int] = []
@@ -35,10 +35,10 @@ package struct DirtyMap: @unchecked Sendable {
         for index in 0..<total { (words + index).initialize(to: Atomic(0)) }
     }
 
-    package func deallocate() { words.deallocate() }
+    public func deallocate() { words.deallocate() }
 
     /// Bytes of memory the map takes.
-    package var byteCount: Int { wordCount * 8 }
+    public var byteCount: Int { wordCount * 8 }
 
     private func start(_ level: Int) -> Int {
         switch level {
@@ -101,12 +101,12 @@ package struct DirtyMap: @unchecked Sendable {
         }
     }
 
-    package func contains(_ extent: UInt64) -> Bool {
+    public func contains(_ extent: UInt64) -> Bool {
         words[Int(extent / 64)].load(ordering: .relaxed) & (1 << (extent % 64)) != 0
     }
 
     /// The first extent at or after `from` whose bit is set.
-    package func next(from: UInt64) -> UInt64? {
+    public func next(from: UInt64) -> UInt64? {
         guard from < extentCount else { return nil }
         var level = 0
         var index = from

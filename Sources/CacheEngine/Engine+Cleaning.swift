@@ -5,7 +5,7 @@ extension Engine {
     /// Starts cleaning everything of a core that is dirty now; `flushEnded` tells the result.
     ///
     /// False if this worker has too many flushes under way already.
-    package mutating func beginFlush(core: UInt16) -> Bool {
+    public mutating func beginFlush(core: UInt16) -> Bool {
         guard shared.hasCore(core) else { return false }
         for index in 0..<Cleaner.flushJobMax where !cleaner.jobs[index].isActive {
             cleaner.jobs[index] = FlushJob()
@@ -18,7 +18,7 @@ extension Engine {
     }
 
     /// Ends a flush early; `flushEnded` comes with -ECANCELED when its last batch is through.
-    package mutating func cancelFlush(core: UInt16) {
+    public mutating func cancelFlush(core: UInt16) {
         for index in 0..<Cleaner.flushJobMax
         where cleaner.jobs[index].isActive && cleaner.jobs[index].core == core {
             cleaner.jobs[index].isCancelled = true
@@ -79,10 +79,9 @@ extension Engine {
         if job.pointee.hasFrozen { shared.thawDirty() }
         job.pointee.isActive = false
         cleaner.activeJobs -= 1
-        var command = Command(.flushEnded)
-        command.core = job.pointee.core
-        command.result = result
-        commands.append(command)
+        let command = commands.append(.flushEnded)
+        command.pointee.core = job.pointee.core
+        command.pointee.result = result
     }
 }
 
@@ -284,15 +283,14 @@ extension Engine {
             return
         }
         if kind == .writeCore { counters.add(.cleanerRequests, core) }
-        var command = Command(kind)
-        command.core = core
-        command.buffer = .cleaning(UInt32(batchIndex))
-        command.bufferOffset = UInt32(buffer)
-        command.byteCount = UInt32(byteCount)
-        command.deviceOffset = device
-        command.token = cleaningToken(batchIndex, isCore: kind == .writeCore)
+        let command = commands.append(kind)
+        command.pointee.core = core
+        command.pointee.buffer = .cleaning(UInt32(batchIndex))
+        command.pointee.bufferOffset = UInt32(buffer)
+        command.pointee.byteCount = UInt32(byteCount)
+        command.pointee.deviceOffset = device
+        command.pointee.token = cleaningToken(batchIndex, isCore: kind == .writeCore)
         batch.pointee.pending += 1
-        commands.append(command)
     }
 
     mutating func cleaningTransferEnded(_ token: Token, _ result: Int32) {
@@ -324,10 +322,9 @@ extension Engine {
         let batch = cleaner.batches + batchIndex
         batch.pointee.phase = .flushing
         batch.pointee.pending = 1
-        var command = Command(.flushCore)
-        command.core = batch.pointee.core
-        command.token = cleaningToken(batchIndex, isCore: true)
-        commands.append(command)
+        let command = commands.append(.flushCore)
+        command.pointee.core = batch.pointee.core
+        command.pointee.token = cleaningToken(batchIndex, isCore: true)
     }
 
     private mutating func endBatch(_ batchIndex: Int) {

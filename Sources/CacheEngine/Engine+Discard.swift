@@ -27,7 +27,7 @@ struct DiscardList {
 /// Discard: first the core, then every granule inside the range is dropped, dirty or not.
 ///
 /// Dirty ones stay where the core has older data than theirs, which no read may go back to: on a
-/// core that cannot discard, and where a cleaning may have written behind the discard.
+/// core that cannot discard or failed to, and where a cleaning may have written behind the discard.
 ///
 /// The order matters: dropped first, a crash before the core's discard would bring back what the
 /// core had before the dirty data. Afterwards, whatever a crash leaves is content the range had
@@ -62,13 +62,12 @@ extension Engine {
             discards.append(index, parts)
             return
         }
-        var command = Command(.discardCore)
-        command.core = sectors.core
-        command.deviceOffset = sectors.startSector * 512
-        command.discardByteCount = UInt64(sectors.sectorCount) * 512
-        command.token = Token(
+        let command = commands.append(.discardCore)
+        command.pointee.core = sectors.core
+        command.pointee.deviceOffset = sectors.startSector * 512
+        command.pointee.discardByteCount = UInt64(sectors.sectorCount) * 512
+        command.pointee.token = Token(
             .request, slot: slot, generation: requests.generation(slot), isCore: true)
-        commands.append(command)
     }
 
     mutating func coreDiscardEnded(_ slot: UInt32, _ result: Int32) {
@@ -76,10 +75,10 @@ extension Engine {
         let core = requests[slot].pointee.request.core
         counters.add(.directWritesDone, core)
         if result < 0 {
+            // The core may have lost some of it: what is clean in the cache is not the core's
+            // content any more and goes, too; what is dirty stays.
             counters.add(.coreWriteErrors, core)
-            partDone(index)
-            partReady(slot, result)
-            return
+            parts[index].pointee.coreFailure = result
         }
         discards.append(index, parts)
     }
@@ -112,20 +111,22 @@ extension Engine {
             parts[index].pointee.firstLine += 1
             steps += 1
         }
+        let result = parts[index].pointee.coreFailure
         partDone(index)
-        partReady(slot, 0)
+        partReady(slot, result)
     }
 
     /// Drops the range's granules that lie in one set; false if a line is in use: the part waits.
     private mutating func dropRange(_ index: UInt32, _ request: Request, set: UInt32) -> Bool {
         let access = SetAccess(shared, set, counters)
-        let canDiscard = shared.cores[Int(request.core)].canDiscard
+        let isDiscarded =
+            shared.cores[Int(request.core)].canDiscard && parts[index].pointee.coreFailure == 0
         access.sidecar.lock()
         if access.sidecar.occupied > 0 {
             for way in 0..<SetPageLayout.ways where access.holds(way, core: request.core) {
                 let state = access.page.state(way)
                 var dropped = granules(of: access.page.identity(way).line, in: request)
-                if !canDiscard { dropped &= ~state.dirty }
+                if !isDiscarded { dropped &= ~state.dirty }
                 if dropped == 0 { continue }
                 // A fill under way may have read what is no longer there; a cleaning may mark clean
                 // what the core has just discarded.

@@ -25,18 +25,17 @@ extension Engine {
     private mutating func emitFlush(_ slot: UInt32, _ kind: Command.Kind) {
         let request = requests[slot]
         request.pointee.partsInUse += 1
-        var command = Command(kind)
-        command.core = request.pointee.request.core
-        command.token = Token(
+        let command = commands.append(kind)
+        command.pointee.core = request.pointee.request.core
+        command.pointee.token = Token(
             .request, slot: slot, generation: requests.generation(slot), isCore: kind == .flushCore)
-        commands.append(command)
     }
 
     /// A flush ended, or the core part of a discard.
     mutating func requestTransferEnded(_ token: Token, _ result: Int32) {
         let slot = token.slot
         precondition(
-            requests.isInUse(slot) && requests.generation(slot) == token.generation,
+            requests.isCurrent(slot, token.generation),
             "a completion for a request that has ended")
         if requests[slot].pointee.request.operation == .discard {
             coreDiscardEnded(slot, result)
@@ -63,7 +62,7 @@ extension Engine {
 }
 
 /// Up to which write a core's data, and its data in the cache, was flushed.
-package struct FlushMarks: ~Copyable {
+public struct FlushMarks: ~Copyable {
     let cacheWrites = Atomic<UInt64>(0)
     let directWrites = Atomic<UInt64>(0)
 }

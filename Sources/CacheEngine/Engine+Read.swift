@@ -47,8 +47,9 @@ extension Engine {
             }
             missing |= 1 << UInt16(line)
         }
-        request.pointee.linesTouched &+= Int(part.pointee.lineCount)
-        request.pointee.linesHit &+= Int(part.pointee.lineCount) &- missing.nonzeroBitCount
+        request.pointee.linesTouched &+= UInt32(part.pointee.lineCount)
+        request.pointee.linesHit &+=
+            UInt32(part.pointee.lineCount) &- UInt32(missing.nonzeroBitCount)
         if missing == 0 {
             startReadHit(index, access)
         } else {

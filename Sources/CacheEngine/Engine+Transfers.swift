@@ -8,15 +8,8 @@ extension Engine {
 
     /// The granules of line `line` (0 = the part's first) that the part touches.
     @inline(__always) func granules(_ part: UnsafeMutablePointer<Part>, line: Int) -> UInt16 {
-        let lineSectors = UInt64(1) << lineShift
-        let lineStart = (part.pointee.firstLine &+ UInt64(line)) << lineShift
-        let partEnd = part.pointee.startSector &+ UInt64(part.pointee.sectorCount)
-        let low = max(part.pointee.startSector, lineStart) &- lineStart
-        let high = min(partEnd, lineStart &+ lineSectors) &- lineStart
-        let first = low >> granuleShift
-        let last = (high &- 1) >> granuleShift
-        return UInt16(
-            truncatingIfNeeded: (UInt32(2) << UInt32(last)) &- (UInt32(1) << UInt32(first)))
+        if line == 0 { return part.pointee.firstGranules }
+        return line &+ 1 == Int(part.pointee.lineCount) ? part.pointee.lastGranules : allGranules
     }
 
     @inline(__always) func identity(_ part: UnsafeMutablePointer<Part>, line: Int, core: UInt16)
@@ -26,8 +19,10 @@ extension Engine {
     }
 
     /// Bytes of the part from the buffer's start to `sector`.
+    @inline(__always)
     private func bufferOffset(_ part: UnsafeMutablePointer<Part>, _ sector: UInt64) -> UInt32 {
-        part.pointee.bufferOffset + UInt32(sector - part.pointee.startSector) * 512
+        part.pointee.bufferOffset
+            &+ UInt32(truncatingIfNeeded: sector &- part.pointee.startSector) &* 512
     }
 
     /// Cache I/O for whole touched lines in `lines`: neighbours in neighbouring ways become one.
@@ -60,24 +55,23 @@ extension Engine {
     ) {
         let part = parts[index]
         let request = requests[part.pointee.request]
-        var command = Command(kind)
-        command.core = request.pointee.request.core
-        command.buffer = .request(part.pointee.request)
-        command.bufferOffset = bufferOffset(part, from)
-        command.byteCount = UInt32(truncatingIfNeeded: (to &- from) &* 512)
-        command.deviceOffset =
+        let command = commands.append(kind)
+        command.pointee.core = request.pointee.request.core
+        command.pointee.buffer = .request(part.pointee.request)
+        command.pointee.bufferOffset = bufferOffset(part, from)
+        command.pointee.byteCount = UInt32(truncatingIfNeeded: (to &- from) &* 512)
+        command.pointee.deviceOffset =
             geometry.cacheOffset(set: part.pointee.set, way: way) &+ sectorInWay &* 512
-        command.token = Token(
+        command.pointee.token = Token(
             .part, slot: index, generation: parts.generation(index), isCore: false)
         if kind == .writeCache {
-            command.forceUnitAccess =
+            command.pointee.forceUnitAccess =
                 request.pointee.request.forceUnitAccess && part.pointee.phase != .filling
-            counters.add(.cacheWriteBytes, command.core, UInt64(command.byteCount))
+            counters.add(.cacheWriteBytes, command.pointee.core, UInt64(command.pointee.byteCount))
         } else {
-            counters.add(.cacheReadBytes, command.core, UInt64(command.byteCount))
+            counters.add(.cacheReadBytes, command.pointee.core, UInt64(command.pointee.byteCount))
         }
         part.pointee.pending &+= 1
-        commands.append(command)
     }
 
     /// Cache I/O for single granules (bits as numbered in the part).
@@ -157,15 +151,16 @@ extension Engine {
             last.pointee.token = last.pointee.token.withChain
             return
         }
-        var command = Command(kind)
-        command.core = core
-        command.buffer = .request(part.pointee.request)
-        command.bufferOffset = offset
-        command.byteCount = byteCount
-        command.deviceOffset = from * 512
-        command.forceUnitAccess = kind == .writeCore && request.pointee.request.forceUnitAccess
-        command.token = Token(.part, slot: index, generation: parts.generation(index), isCore: true)
-        commands.append(command)
+        let command = commands.append(kind)
+        command.pointee.core = core
+        command.pointee.buffer = .request(part.pointee.request)
+        command.pointee.bufferOffset = offset
+        command.pointee.byteCount = byteCount
+        command.pointee.deviceOffset = from * 512
+        command.pointee.forceUnitAccess =
+            kind == .writeCore && request.pointee.request.forceUnitAccess
+        command.pointee.token = Token(
+            .part, slot: index, generation: parts.generation(index), isCore: true)
     }
 
     /// Lets the transfer of `token` carry this part's bytes, too; false if it cannot.
@@ -185,7 +180,7 @@ extension Engine {
     mutating func partTransferEnded(_ token: Token, _ result: Int32) {
         let index = token.slot
         precondition(
-            parts.isInUse(index) && parts.generation(index) == token.generation,
+            parts.isCurrent(index, token.generation),
             "a completion for a part that has ended")
         guard token.carriesChain else {
             transferEnded(index, isCore: token.isCore, result)

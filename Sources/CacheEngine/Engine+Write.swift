@@ -83,7 +83,7 @@ extension Engine {
     /// Takes the present lines and notes how many of them hold all that is going to be written.
     private func countHits(_ part: UnsafeMutablePointer<Part>, _ access: SetAccess) {
         let request = requests[part.pointee.request]
-        request.pointee.linesTouched &+= Int(part.pointee.lineCount)
+        request.pointee.linesTouched &+= UInt32(part.pointee.lineCount)
         for line in 0..<Int(part.pointee.lineCount) where part.pointee.ways[line] != Ways.none {
             let valid = access.page.state(Int(part.pointee.ways[line])).valid
             if granules(part, line: line) & ~valid == 0 { request.pointee.linesHit &+= 1 }
@@ -137,9 +137,7 @@ extension Engine {
             let way = Int(part.pointee.ways[line])
             access.sidecar.uses[way].addWriter()
             part.pointee.owners |= 1 << UInt16(line)
-            noteRewritten(way, access)
-            let valid = access.page.state(way).valid
-            access.makeDirty(way, granules(part, line: line) & valid)
+            beginOverwriting(way, granules(part, line: line), access)
             access.touch(way)
         }
         if !isComplete { allocateForWrite(part, access) { $0.addWriter() } }
@@ -149,13 +147,6 @@ extension Engine {
             emitCoreGranules(index, .writeCore, directGranules(part))
         }
         return true
-    }
-
-    /// Whoever cleans the line at this moment copies old data: the line stays dirty.
-    @inline(__always) private func noteRewritten(_ way: Int, _ access: SetAccess) {
-        if access.sidecar.uses[way].isCleaning {
-            access.page.replacement[way] |= Replacement.rewritten
-        }
     }
 
     private func directGranules(_ part: UnsafeMutablePointer<Part>) -> UInt128 {
@@ -181,8 +172,7 @@ extension Engine {
             let way = Int(part.pointee.ways[line])
             access.sidecar.uses[way].removeWriter()
             if part.pointee.cacheFailure == 0 {
-                noteRewritten(way, access)
-                access.makeValid(way, granules(part, line: line), dirty: true)
+                endOverwriting(way, granules(part, line: line), access)
             } else {
                 // What was valid stays: old or new content, dirty either way.
                 access.releaseIfEmpty(way)

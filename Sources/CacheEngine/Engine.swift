@@ -1,17 +1,17 @@
 import CacheFormat
 
 /// How much one worker's engine may have under way.
-package struct EngineLimits: Sendable {
+public struct EngineLimits: Sendable {
     /// Requests, those included whose data is still being put into the cache after the answer.
-    package var requestSlots = 512
+    public var requestSlots = 512
     /// Pieces of requests, one an extent.
-    package var partSlots = 2048
+    public var partSlots = 2048
     /// Batches of dirty lines being copied to cores.
-    package var cleaningBatches = 4
+    public var cleaningBatches = 4
     /// Bytes of a cleaning buffer, a multiple of the largest line.
-    package var cleaningBatchBytes = 512 * 1024
+    public var cleaningBatchBytes = 512 * 1024
 
-    package init() {}
+    public init() {}
 }
 
 /// The cache engine of one worker: takes requests and completions, gives back commands as data.
@@ -24,7 +24,7 @@ package struct EngineLimits: Sendable {
 /// line exclusively, an exclusive use for writers and the cleaner. A part takes all its lines or
 /// none, and keeps none while it waits. Only reads keep lines (those they fill) while another part
 /// of theirs waits, and nobody a read waits for waits for a read: so nothing can lock up.
-package struct Engine: ~Copyable {
+public struct Engine: ~Copyable {
     let shared: SharedCache
     let geometry: Geometry
     let worker: Int
@@ -33,18 +33,22 @@ package struct Engine: ~Copyable {
 
     var requests: SlotPool<RequestSlot>
     var parts: SlotPool<Part>
-    var commands: CommandQueue
+    @usableFromInline var commands: CommandQueue
     var parkedFirst = noSlot
     var parkedLast = noSlot
     var discards = DiscardList()
     var cleaner: Cleaner
 
-    // Shifts that turn sectors into lines, extents and granules.
+    // Numbers of the geometry the hot paths need, and shifts that turn sectors into lines, extents and granules.
+    let placement: SetPlacement
     let lineShift: UInt64
+    let lineSectorMask: UInt64
     let extentShift: UInt64
     let granuleShift: UInt64
+    /// A bit for each granule of a line.
+    let allGranules: UInt16
 
-    package init(shared: SharedCache, worker: Int, limits: EngineLimits) {
+    public init(shared: SharedCache, worker: Int, limits: EngineLimits) {
         precondition(worker < shared.workerCount)
         precondition(
             shared.geometry.granuleBytes == 512,
@@ -58,13 +62,18 @@ package struct Engine: ~Copyable {
         parts = SlotPool(capacity: limits.partSlots, initial: Part())
         commands = CommandQueue(capacity: 16384)
         cleaner = Cleaner(limits: limits, lineBytes: Int(geometry.lineBytes))
+        placement = geometry.placement
         lineShift = UInt64((Int(geometry.lineBytes) / 512).trailingZeroBitCount)
+        lineSectorMask = UInt64(geometry.lineBytes) / 512 - 1
         extentShift = UInt64((Geometry.extentBytes / 512).trailingZeroBitCount)
         granuleShift = UInt64((Int(geometry.granuleBytes) / 512).trailingZeroBitCount)
+        allGranules = UInt16.max >> (16 - UInt16(geometry.granulesPerLine))
     }
 
+    deinit { commands.deallocate() }
+
     /// Whether nothing is under way: no request, no fill, no cleaning, no command to take.
-    package var isQuiescent: Bool {
+    public var isQuiescent: Bool {
         requests.usedCount == 0 && commands.count == 0 && cleaner.isIdle
     }
 }
@@ -76,12 +85,17 @@ extension Engine {
     ///
     /// Returns the slot that names the request and its buffer in commands. The caller knows which
     /// buffer that is before it takes the next command.
-    package mutating func submit(_ request: Request) -> UInt32? {
+    public mutating func submit(_ request: Request) -> UInt32? {
         guard commands.room >= Self.commandReserve else { return nil }
-        guard parts.freeCount >= partCount(request) else { return nil }
-        guard let slot = requests.acquire() else { return nil }
-        requests[slot].pointee = RequestSlot()
-        requests[slot].pointee.request = request
+        if let slot = submitHit(request) { return slot }
+        return submitInParts(request)
+    }
+
+    @inline(never) private mutating func submitInParts(_ request: Request) -> UInt32? {
+        guard parts.freeCount >= partCount(request), let slot = requests.acquire() else {
+            return nil
+        }
+        requests[slot].pointee.begin(request)
         guard isInside(request) else {
             requests[slot].pointee.result = -5  // EIO: the block layer never sends this.
             answer(slot)
@@ -99,14 +113,14 @@ extension Engine {
     /// request cut into single granules, twice.
     private static var commandReserve: Int { 8192 }
 
-    private func isInside(_ request: Request) -> Bool {
+    @inline(__always) func isInside(_ request: Request) -> Bool {
         guard request.core < SharedCache.coreCountMax else { return false }
-        let core = shared.cores[Int(request.core)]
-        guard core.isPresent else { return false }
+        let core = shared.cores + Int(request.core)
+        guard core.pointee.isPresent else { return false }
         if request.operation == .flush { return true }
         let (end, overflow) = request.startSector.addingReportingOverflow(
             UInt64(request.sectorCount))
-        return request.sectorCount > 0 && !overflow && end <= core.sectorCount
+        return request.sectorCount > 0 && !overflow && end <= core.pointee.sectorCount
     }
 
     private func partCount(_ request: Request) -> Int {
@@ -116,15 +130,16 @@ extension Engine {
         case .read, .write:
             guard request.sectorCount > 0 else { return 0 }
             let last = request.startSector &+ UInt64(request.sectorCount) &- 1
-            let first = request.startSector >> extentShift
-            return Int(truncatingIfNeeded: (last >> extentShift) &- first) &+ 1
+            let first = request.startSector &>> extentShift
+            return Int(truncatingIfNeeded: (last &>> extentShift) &- first) &+ 1
         }
     }
 
     /// Reports the end of a command that had a token: `result` is negative (-errno), or anything
     /// else for "all of it".
-    package mutating func complete(_ token: Token, result: Int32) {
+    public mutating func complete(_ token: Token, result: Int32) {
         switch token.kind {
+        case .hit: hitTransferEnded(token, result)
         case .part: partTransferEnded(token, result)
         case .request: requestTransferEnded(token, result)
         case .cleaning: cleaningTransferEnded(token, result)
@@ -132,13 +147,15 @@ extension Engine {
     }
 
     /// Something was released in a set this worker waits for.
-    package mutating func setReleased(_ set: UInt32) {
+    public mutating func setReleased(_ set: UInt32) {
         retryParked(set)
         cleaner.resumeWaitingFlushes()
     }
 
     /// The next thing to do, the same one until it is `commandTaken`; nil when there is nothing.
-    package mutating func nextCommand() -> Command? {
+    ///
+    /// What it points to is valid until the next call of the engine.
+    @inlinable public mutating func nextCommand() -> UnsafePointer<Command>? {
         if commands.count == 0 { pump() }
         return commands.first
     }
@@ -146,22 +163,21 @@ extension Engine {
     /// The command that `nextCommand` gave is on its way (or done, if it has no token).
     ///
     /// Only now may the slot of an answered request be given to another one.
-    package mutating func commandTaken() {
+    @inlinable public mutating func commandTaken() {
         let command = commands.removeFirst()
-        switch command.kind {
-        case .answer where !command.keepsBuffer, .releaseSlot: requests.release(command.slot)
-        default: break
-        }
+        if command.pointee.endsSlot { releaseSlot(command.pointee.slot) }
     }
+
+    @usableFromInline mutating func releaseSlot(_ slot: UInt32) { requests.release(slot) }
 
     /// Whether background work goes on without anything having to happen outside: a turn does a
     /// bounded piece of it, and the next turn must come without waiting.
-    package var hasMoreToDo: Bool {
+    public var hasMoreToDo: Bool {
         !discards.isEmpty() || cleaner.hasMoreToDo
     }
 
     /// Background work that goes on when the foreground has nothing queued: a bounded piece.
-    private mutating func pump() {
+    @usableFromInline mutating func pump() {
         continueDiscards()
         continueCleaning()
     }
@@ -170,7 +186,7 @@ extension Engine {
 // MARK: - Tokens
 
 extension Token {
-    enum Kind: UInt64 { case part, request, cleaning }
+    enum Kind: UInt64 { case part, request, cleaning, hit }
 
     /// | bits | |
     /// | --- | --- |
@@ -198,7 +214,7 @@ extension Token {
         case 0: .part
         case 1: .request
         case 2: .cleaning
-        default: preconditionFailure("a completion with a token nobody gave out")
+        default: .hit
         }
     }
 }
@@ -206,15 +222,15 @@ extension Token {
 // MARK: - Requests
 
 extension Engine {
-    private mutating func startTransfer(_ slot: UInt32) {
-        let request = requests[slot].pointee.request
-        let isWrite = request.operation == .write
-        requests[slot].pointee.mode = shared.effectiveMode
+    @inline(__always) private mutating func startTransfer(_ slot: UInt32) {
+        let request = requests[slot]
+        let isWrite = request.pointee.request.operation == .write
+        request.pointee.mode = shared.effectiveMode
         counters.add(
-            isWrite ? .exportedWriteBytes : .exportedReadBytes, request.core,
-            UInt64(request.sectorCount) * 512)
+            isWrite ? .exportedWriteBytes : .exportedReadBytes, request.pointee.request.core,
+            UInt64(request.pointee.request.sectorCount) &* 512)
         makeParts(slot)
-        var index = requests[slot].pointee.firstPart
+        var index = request.pointee.firstPart
         while index != noSlot {
             let next = parts[index].pointee.nextPart
             start(index)
@@ -223,46 +239,63 @@ extension Engine {
     }
 
     /// Cuts the request at extent boundaries.
-    private mutating func makeParts(_ slot: UInt32) {
-        let request = requests[slot].pointee.request
-        let end = request.startSector + UInt64(request.sectorCount)
-        var sector = request.startSector
+    @inline(__always) private mutating func makeParts(_ slot: UInt32) {
+        let request = requests[slot]
+        let start = request.pointee.request.startSector
+        let end = start &+ UInt64(request.pointee.request.sectorCount)
+        let coreOffset = (shared.cores + Int(request.pointee.request.core)).pointee.coreOffset
+        var sector = start
         var previous = noSlot
-        var count = 0
+        var count: UInt32 = 0
         while sector < end {
-            let extentEnd = ((sector >> extentShift) + 1) << extentShift
+            let extentEnd = ((sector &>> extentShift) &+ 1) &<< extentShift
             let partEnd = min(end, extentEnd)
             guard let index = parts.acquire() else {
                 preconditionFailure("submit counted the free parts")
             }
-            let firstLine = sector >> lineShift
             let part = parts[index]
-            part.pointee = Part()
-            part.pointee.request = slot
-            part.pointee.set = setNumber(core: request.core, line: firstLine)
-            part.pointee.firstLine = firstLine
-            part.pointee.lineCount = UInt8(((partEnd - 1) >> lineShift) - firstLine + 1)
-            part.pointee.startSector = sector
-            part.pointee.sectorCount = UInt32(partEnd - sector)
-            part.pointee.bufferOffset = UInt32((sector - request.startSector) * 512)
+            part.pointee.begin(request: slot)
+            part.pointee.bufferOffset = UInt32(truncatingIfNeeded: (sector &- start) &* 512)
+            place(part, from: sector, to: partEnd, coreOffset: coreOffset)
             if previous == noSlot {
-                requests[slot].pointee.firstPart = index
+                request.pointee.firstPart = index
             } else {
                 parts[previous].pointee.nextPart = index
             }
             previous = index
-            count += 1
+            count &+= 1
             sector = partEnd
         }
-        requests[slot].pointee.partsBeforeAnswer = count
-        requests[slot].pointee.partsInUse = count
-        requests[slot].pointee.partsUncounted = count
+        request.pointee.partsBeforeAnswer = count
+        request.pointee.partsInUse = count
+        request.pointee.partsUncounted = count
+    }
+
+    /// Which lines, granules and set the part's sectors are.
+    @inline(__always) private func place(
+        _ part: UnsafeMutablePointer<Part>, from start: UInt64, to end: UInt64, coreOffset: UInt32
+    ) {
+        let firstLine = start &>> lineShift
+        let lastLine = (end &- 1) &>> lineShift
+        part.pointee.startSector = start
+        part.pointee.sectorCount = UInt32(truncatingIfNeeded: end &- start)
+        part.pointee.firstLine = firstLine
+        part.pointee.lineCount = UInt8(truncatingIfNeeded: lastLine &- firstLine &+ 1)
+        part.pointee.set = UInt32(
+            truncatingIfNeeded: placement.set(ofCoreLine: firstLine, coreOffset: coreOffset))
+        let first = (start &- firstLine &<< lineShift) &>> granuleShift
+        let last = (end &- 1 &- lastLine &<< lineShift) &>> granuleShift
+        let fromFirst = allGranules & UInt16.max &<< UInt16(truncatingIfNeeded: first)
+        let toLast = UInt16.max &>> (15 &- UInt16(truncatingIfNeeded: last))
+        let isOne = firstLine == lastLine
+        part.pointee.firstGranules = isOne ? fromFirst & toLast : fromFirst
+        part.pointee.lastGranules = isOne ? fromFirst & toLast : toLast
     }
 
     @inline(__always) func setNumber(core: UInt16, line: UInt64) -> UInt32 {
         UInt32(
-            truncatingIfNeeded: geometry.set(
-                ofCoreLine: line, coreOffset: shared.cores[Int(core)].coreOffset))
+            truncatingIfNeeded: placement.set(
+                ofCoreLine: line, coreOffset: (shared.cores + Int(core)).pointee.coreOffset))
     }
 
     /// Starts a part, or starts it again after it was parked.
@@ -283,26 +316,28 @@ extension Engine {
     }
 
     /// A part has what it needed before the answer; the last one brings the answer about.
-    mutating func partReady(_ slot: UInt32, _ result: Int32) {
+    @inline(__always) mutating func partReady(_ slot: UInt32, _ result: Int32) {
         let request = requests[slot]
         if result != 0, request.pointee.result == 0 { request.pointee.result = result }
         request.pointee.partsBeforeAnswer -= 1
         if request.pointee.partsBeforeAnswer == 0 { answer(slot) }
     }
 
-    mutating func answer(_ slot: UInt32) {
+    @inline(__always) mutating func answer(_ slot: UInt32) {
         let request = requests[slot]
         precondition(!request.pointee.isAnswered, "a request is answered twice")
         request.pointee.isAnswered = true
-        var command = Command(.answer)
-        command.slot = slot
-        command.core = request.pointee.request.core
-        command.result = request.pointee.result
-        command.keepsBuffer = request.pointee.partsInUse > 0
-        commands.append(command)
-        if !command.keepsBuffer { return }
-        // The data read from the core is in the buffer: now it may go on into the cache.
-        var index = request.pointee.firstPart
+        let command = commands.append(.answer)
+        command.pointee.slot = slot
+        command.pointee.core = request.pointee.request.core
+        command.pointee.result = request.pointee.result
+        command.pointee.keepsBuffer = request.pointee.partsInUse > 0
+        if request.pointee.partsInUse > 0 { startFills(slot) }
+    }
+
+    /// The data read from the core is in the buffer: now it may go on into the cache.
+    @inline(never) private mutating func startFills(_ slot: UInt32) {
+        var index = requests[slot].pointee.firstPart
         while index != noSlot {
             let next = parts[index].pointee.nextPart
             if parts[index].pointee.phase == .awaitingAnswer { startFill(index) }
@@ -311,23 +346,23 @@ extension Engine {
     }
 
     /// The part uses neither buffer nor ways any more.
-    mutating func partDone(_ index: UInt32) {
+    @inline(__always) mutating func partDone(_ index: UInt32) {
         let slot = parts[index].pointee.request
         let request = requests[slot]
-        unlink(index, from: request)
+        if request.pointee.firstPart == index {
+            request.pointee.firstPart = parts[index].pointee.nextPart
+        } else {
+            unlink(index, from: request)
+        }
         parts.release(index)
         request.pointee.partsInUse -= 1
         guard request.pointee.partsInUse == 0, request.pointee.isAnswered else { return }
-        var command = Command(.releaseSlot)
-        command.slot = slot
-        commands.append(command)
+        let command = commands.append(.releaseSlot)
+        command.pointee.slot = slot
     }
 
+    @inline(never)
     private func unlink(_ index: UInt32, from request: UnsafeMutablePointer<RequestSlot>) {
-        if request.pointee.firstPart == index {
-            request.pointee.firstPart = parts[index].pointee.nextPart
-            return
-        }
         var previous = request.pointee.firstPart
         while parts[previous].pointee.nextPart != index {
             previous = parts[previous].pointee.nextPart
@@ -393,10 +428,9 @@ extension Engine {
             let other = left.trailingZeroBitCount
             left &= left &- 1
             if other == worker { continue }
-            var command = Command(.wakeWorker)
-            command.slot = UInt32(other)
-            command.deviceOffset = UInt64(set)
-            commands.append(command)
+            let command = commands.append(.wakeWorker)
+            command.pointee.slot = UInt32(other)
+            command.pointee.deviceOffset = UInt64(set)
         }
         if waiters & 1 << UInt64(worker) != 0 { setReleased(set) }
     }

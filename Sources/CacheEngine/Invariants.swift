@@ -6,7 +6,7 @@ extension SharedCache {
     ///
     /// With `quiescent` also those that hold only when no request, fill or cleaning is under way.
     /// For tests and the simulator: it looks at every way of every set.
-    package func checkInvariants(quiescent: Bool) {
+    public func checkInvariants(quiescent: Bool) {
         var occupied = [UInt64](repeating: 0, count: Self.coreCountMax)
         var dirty = [UInt64](repeating: 0, count: Self.coreCountMax)
         for set in 0..<UInt32(geometry.setCount) {

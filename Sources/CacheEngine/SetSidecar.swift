@@ -18,7 +18,7 @@ import Synchronization
 /// | 32 | 32 | writes to absent lines on their way to a core, counted by line hash |
 /// | 64 | 224 | way uses, a byte a way |
 /// | 288 | 400 | ghost: 16-bit fingerprints of lines lately evicted from the small part |
-package struct SetSidecar {
+public struct SetSidecar {
     static let byteCount = 704
     static let ghostCapacity = 200
     static let directSlotCount = 32
@@ -160,7 +160,7 @@ extension SetSidecar {
 /// A way with any use is never given to another line. Reading excludes nobody. Writing into a line
 /// (write-back) is shared among writers. Exclusive use (fill, write-through, invalidation) keeps
 /// other writers and the cleaner away, never readers.
-package struct WayUse: Equatable {
+public struct WayUse: Equatable {
     /// Bits 0-3 readers, 4-6 writers (7: one exclusive user), 7 being cleaned.
     var rawValue: UInt8
 

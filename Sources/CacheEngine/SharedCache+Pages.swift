@@ -1,4 +1,4 @@
-package import CacheFormat
+public import CacheFormat
 
 /// Set pages between memory and the cache device; for the control thread while no worker runs.
 extension SharedCache {
@@ -7,7 +7,7 @@ extension SharedCache {
     ///
     /// Returns the first set whose page contradicts itself or names a core or a line that is not
     /// there; then the cache must not be used.
-    package func adoptPages() -> UInt32? {
+    public func adoptPages() -> UInt32? {
         for set in 0..<UInt32(geometry.setCount) where !adoptPage(set) { return set }
         return nil
     }
@@ -56,18 +56,18 @@ extension SharedCache {
     }
 
     /// Whether the page in memory has changes that the device's newest copy lacks.
-    package func isChanged(_ set: UInt32) -> Bool { sidecar(set).isChanged }
+    public func isChanged(_ set: UInt32) -> Bool { sidecar(set).isChanged }
 
     /// The slot (0 or 1) that holds the newest copy on the device.
-    package func newestSlot(_ set: UInt32) -> Int { sidecar(set).newestSlot }
+    public func newestSlot(_ set: UInt32) -> Int { sidecar(set).newestSlot }
 
     /// Notes that slot `slot` now holds what is in memory.
-    package func noteStored(_ set: UInt32, slot: Int) {
+    public func noteStored(_ set: UInt32, slot: Int) {
         precondition(slot == 0 || slot == 1)
         sidecar(set).newestSlot = slot
         sidecar(set).isChanged = false
     }
 
     /// The page of a set, in place.
-    package func pageView(_ set: UInt32) -> SetPageView { page(set) }
+    public func pageView(_ set: UInt32) -> SetPageView { page(set) }
 }

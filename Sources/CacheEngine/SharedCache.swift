@@ -1,4 +1,4 @@
-package import CacheFormat
+public import CacheFormat
 import Synchronization
 
 /// What all workers of one cache share: the set table, its sidecars, the cores, the counters.
@@ -8,9 +8,9 @@ import Synchronization
 ///
 /// Who may change what: a set page and its sidecar only under the set's lock; a core's row only the
 /// control thread, while no request of that core is in the engine; counters only their worker.
-package struct SharedCache: @unchecked Sendable {
-    package static let coreCountMax = 4096
-    package static let workerCountMax = 63
+public struct SharedCache: @unchecked Sendable {
+    public static let coreCountMax = 4096
+    public static let workerCountMax = 63
 
     /// In the heap, so that the handle is one word: the hot paths pass it around.
     private struct Parts {
@@ -26,9 +26,9 @@ package struct SharedCache: @unchecked Sendable {
 
     private let parts: UnsafeMutablePointer<Parts>
 
-    package var geometry: Geometry { parts.pointee.geometry }
-    package var workerCount: Int { parts.pointee.workerCount }
-    package var pages: UnsafeMutableRawPointer { parts.pointee.pages }
+    public var geometry: Geometry { parts.pointee.geometry }
+    public var workerCount: Int { parts.pointee.workerCount }
+    public var pages: UnsafeMutableRawPointer { parts.pointee.pages }
     private var sidecars: UnsafeMutableRawPointer { parts.pointee.sidecars }
     @inline(__always) var cores: UnsafeMutablePointer<CoreRow> { parts.pointee.cores }
     private var control: UnsafeMutablePointer<ControlWords> { parts.pointee.control }
@@ -38,7 +38,7 @@ package struct SharedCache: @unchecked Sendable {
     /// Takes the set pages as they are in `pages` (`geometry.setCount` × 4096 bytes, page aligned).
     ///
     /// The caller has checked every page. Cores must be added before their lines are `adopted`.
-    package init(geometry: Geometry, pages: UnsafeMutableRawPointer, workerCount: Int) {
+    public init(geometry: Geometry, pages: UnsafeMutableRawPointer, workerCount: Int) {
         precondition(workerCount > 0 && workerCount <= Self.workerCountMax)
         let sidecarBytes = Int(geometry.setCount) * SetSidecar.byteCount
         let sidecars = UnsafeMutableRawPointer.allocate(byteCount: sidecarBytes, alignment: 64)
@@ -62,7 +62,7 @@ package struct SharedCache: @unchecked Sendable {
     }
 
     /// Frees everything but the pages. No worker may be running.
-    package func deallocate() {
+    public func deallocate() {
         for id in 0..<Self.coreCountMax { cores[id].dirtyMap?.deallocate() }
         sidecars.deallocate()
         cores.deinitialize(count: Self.coreCountMax).deallocate()
@@ -85,35 +85,35 @@ package struct SharedCache: @unchecked Sendable {
     }
 
     /// The counters worker `index` writes; `workerCount` is the control thread's.
-    package func counters(_ index: Int) -> WorkerCounters {
+    public func counters(_ index: Int) -> WorkerCounters {
         precondition(index <= workerCount)
         return WorkerCounters(
             words: counterWords + index * Self.coreCountMax * WorkerCounters.rowWords)
     }
 
     /// A counter summed over the workers.
-    package func sum(_ counter: Counter, core: UInt16) -> UInt64 {
+    public func sum(_ counter: Counter, core: UInt16) -> UInt64 {
         var total: UInt64 = 0
         for index in 0...workerCount { total &+= counters(index).value(counter, core) }
         return total
     }
 
-    package func resetCounters(core: UInt16) {
+    public func resetCounters(core: UInt16) {
         for index in 0...workerCount { counters(index).reset(core: core) }
     }
 
     /// Bytes of memory besides the set pages.
-    package var sidecarByteCount: Int { Int(geometry.setCount) * SetSidecar.byteCount }
+    public var sidecarByteCount: Int { Int(geometry.setCount) * SetSidecar.byteCount }
 }
 
 /// One core device as the engine knows it.
-package struct CoreRow {
-    package var isPresent = false
+public struct CoreRow {
+    public var isPresent = false
     /// Whether a discard is worth sending to the core device.
-    package var canDiscard = false
-    package var coreOffset: UInt32 = 0
-    package var sectorCount: UInt64 = 0
-    package var dirtyMap: DirtyMap?
+    public var canDiscard = false
+    public var coreOffset: UInt32 = 0
+    public var sectorCount: UInt64 = 0
+    public var dirtyMap: DirtyMap?
 }
 
 /// Single words that any thread reads and few write.
@@ -124,12 +124,12 @@ private struct ControlWords: ~Copyable {
 }
 
 /// What happens to writes and read misses.
-package enum EngineMode: UInt8, Sendable {
+public enum EngineMode: UInt8, Sendable {
     case writeThrough, writeBack, passThrough
 }
 
 extension SharedCache {
-    package var mode: EngineMode {
+    public var mode: EngineMode {
         get {
             guard let mode = EngineMode(rawValue: control.pointee.mode.load(ordering: .relaxed))
             else { preconditionFailure("the mode word holds no mode") }
@@ -147,11 +147,11 @@ extension SharedCache {
         return mode
     }
 
-    package func freezeDirty() {
+    public func freezeDirty() {
         control.pointee.freezeCount.wrappingAdd(1, ordering: .acquiringAndReleasing)
     }
 
-    package func thawDirty() {
+    public func thawDirty() {
         let before = control.pointee.freezeCount.wrappingSubtract(
             1, ordering: .acquiringAndReleasing)
         precondition(before.oldValue > 0, "thawed more often than frozen")
@@ -162,7 +162,7 @@ extension SharedCache {
 
 extension SharedCache {
     /// Makes a core known. None of its lines may be in the table unless they are adopted next.
-    package func addCore(_ id: UInt16, coreOffset: UInt32, sectorCount: UInt64, canDiscard: Bool) {
+    public func addCore(_ id: UInt16, coreOffset: UInt32, sectorCount: UInt64, canDiscard: Bool) {
         precondition(id < Self.coreCountMax && !cores[Int(id)].isPresent && sectorCount > 0)
         let extentSectors = UInt64(Geometry.extentBytes) / 512
         cores[Int(id)] = CoreRow(
@@ -172,13 +172,13 @@ extension SharedCache {
     }
 
     /// Whether the core's device can discard, known when it is there.
-    package func setCanDiscard(_ id: UInt16, _ canDiscard: Bool) {
+    public func setCanDiscard(_ id: UInt16, _ canDiscard: Bool) {
         precondition(cores[Int(id)].isPresent)
         cores[Int(id)].canDiscard = canDiscard
     }
 
     /// Forgets a core; `dropLines` has emptied it.
-    package func removeCore(_ id: UInt16) {
+    public func removeCore(_ id: UInt16) {
         precondition(cores[Int(id)].isPresent)
         precondition(
             sum(.occupiedLines, core: id) == 0, "a core is removed with lines in the cache")
@@ -194,9 +194,9 @@ extension SharedCache {
         }
     }
 
-    package func hasCore(_ id: UInt16) -> Bool { cores[Int(id)].isPresent }
+    public func hasCore(_ id: UInt16) -> Bool { cores[Int(id)].isPresent }
 
-    package func dirtyMap(_ id: UInt16) -> DirtyMap? { cores[Int(id)].dirtyMap }
+    public func dirtyMap(_ id: UInt16) -> DirtyMap? { cores[Int(id)].dirtyMap }
 
     @inline(__always) func dirtyMapOfPresent(_ id: UInt16) -> DirtyMap {
         guard let map = cores[Int(id)].dirtyMap else {
@@ -209,7 +209,7 @@ extension SharedCache {
     ///
     /// Takes one set at a time; no request of the core may be in the engine, but others go on.
     /// False if a line was still in use (the tail of a fill): call again a little later.
-    package func dropLines(core: UInt16) -> Bool {
+    public func dropLines(core: UInt16) -> Bool {
         var complete = true
         for set in 0..<UInt32(geometry.setCount) {
             let access = SetAccess(self, set, counters: workerCount)

@@ -3,10 +3,16 @@
 /// Exhaustion is `nil`, a normal answer; releasing twice traps. Each release bumps the slot's
 /// generation, so a completion that names an older use is recognised.
 struct SlotPool<Slot>: ~Copyable {
-    let slots: UnsafeMutablePointer<Slot>
-    private let generations: UnsafeMutablePointer<UInt32>
-    /// A stack of free indices; a slot in use has `inUse` set in its generation's top bit.
-    private let free: UnsafeMutablePointer<UInt32>
+    private struct Entry {
+        /// Bits 0-23 tell one use of the slot from the next; bit 31: in use.
+        var generation: UInt32
+        /// The next free one; means nothing while in use.
+        var nextFree: UInt32
+        var slot: Slot
+    }
+
+    private let entries: UnsafeMutablePointer<Entry>
+    private var firstFree: UInt32 = 0
     private(set) var freeCount: Int
     let capacity: Int
 
@@ -15,51 +21,62 @@ struct SlotPool<Slot>: ~Copyable {
     init(capacity: Int, initial: Slot) {
         precondition(capacity > 0 && capacity < 1 << 24)
         self.capacity = capacity
-        slots = .allocate(capacity: capacity)
-        slots.initialize(repeating: initial, count: capacity)
-        generations = .allocate(capacity: capacity)
-        generations.initialize(repeating: 0, count: capacity)
-        free = .allocate(capacity: capacity)
-        for index in 0..<capacity { free[index] = UInt32(capacity - 1 - index) }
+        entries = .allocate(capacity: capacity)
+        for index in 0..<capacity {
+            let next = index + 1 == capacity ? noSlot : UInt32(index + 1)
+            (entries + index).initialize(to: Entry(generation: 0, nextFree: next, slot: initial))
+        }
         freeCount = capacity
     }
 
-    deinit {
-        slots.deinitialize(count: capacity).deallocate()
-        generations.deallocate()
-        free.deallocate()
-    }
+    deinit { entries.deinitialize(count: capacity).deallocate() }
 
     var usedCount: Int { capacity - freeCount }
 
     @inline(__always) mutating func acquire() -> UInt32? {
-        guard freeCount > 0 else { return nil }
-        freeCount -= 1
-        let index = free[freeCount]
-        generations[Int(index)] |= Self.inUse
+        let index = firstFree
+        guard index != noSlot else { return nil }
+        let entry = entries + Int(index)
+        firstFree = entry.pointee.nextFree
+        entry.pointee.generation |= Self.inUse
+        freeCount &-= 1
         return index
     }
 
     @inline(__always) mutating func release(_ index: UInt32) {
         precondition(isInUse(index), "slot released twice")
-        generations[Int(index)] = (generations[Int(index)] &+ 1) & ~Self.inUse
-        free[freeCount] = index
-        freeCount += 1
+        let entry = entries + Int(index)
+        entry.pointee.generation = (entry.pointee.generation &+ 1) & ~Self.inUse
+        entry.pointee.nextFree = firstFree
+        firstFree = index
+        freeCount &+= 1
     }
 
     @inline(__always) func isInUse(_ index: UInt32) -> Bool {
         precondition(index < capacity, "index names a slot outside the pool")
-        return generations[Int(index)] & Self.inUse != 0
+        return (entries + Int(index)).pointee.generation & Self.inUse != 0
+    }
+
+    /// Whether the slot is in use, and this is the use that `generation` named.
+    @inline(__always) func isCurrent(_ index: UInt32, _ generation: UInt32) -> Bool {
+        precondition(index < capacity, "index names a slot outside the pool")
+        let found = (entries + Int(index)).pointee.generation
+        return found & (Self.inUse | 0x00ff_ffff) == generation | Self.inUse
     }
 
     /// 24 bits that tell one use of the slot from the next.
     @inline(__always) func generation(_ index: UInt32) -> UInt32 {
-        generations[Int(index)] & 0x00ff_ffff
+        (entries + Int(index)).pointee.generation & 0x00ff_ffff
     }
 
     @inline(__always) subscript(_ index: UInt32) -> UnsafeMutablePointer<Slot> {
         precondition(index < capacity)
-        return slots + Int(index)
+        return UnsafeMutableRawPointer(entries + Int(index))
+            .advanced(by: Self.slotOffset).assumingMemoryBound(to: Slot.self)
+    }
+
+    @inline(__always) private static var slotOffset: Int {
+        max(8, MemoryLayout<Slot>.alignment)
     }
 }
 
@@ -69,25 +86,53 @@ let noSlot: UInt32 = .max
 /// One request on its way through the engine.
 struct RequestSlot {
     var request = Request(.flush, core: 0)
-    var mode = EngineMode.writeThrough
-    /// Parts that must report before the request can be answered.
-    var partsBeforeAnswer = 0
-    /// Parts (and I/O of the request itself) that still use the slot.
-    var partsInUse = 0
     /// 0, or the first error as -errno.
     var result: Int32 = 0
     var firstPart = noSlot
+    /// Parts that must report before the request can be answered.
+    var partsBeforeAnswer: UInt32 = 0
+    /// Parts (and I/O of the request itself) that still use the slot.
+    var partsInUse: UInt32 = 0
+    var mode = EngineMode.writeThrough
     var isAnswered = false
-    // For the counters: counted once, when every part has been started.
-    var partsUncounted = 0
-    var linesHit = 0
-    var linesTouched = 0
-    var linesDirect = 0
-    var linesToMap = 0
     var wasParked = false
+    // For the counters: counted once, when every part has been started.
+    var partsUncounted: UInt32 = 0
+    var linesHit: UInt32 = 0
+    var linesTouched: UInt32 = 0
+    var linesDirect: UInt32 = 0
+    // A hit without parts: where its line is, and which granules it touches.
+    var hitSet: UInt32 = 0
+    var hitGranules: UInt16 = 0
+    var hitWay: UInt8 = 0
     // FLUSH: what will have been flushed when it ends.
     var cacheWritesSeen: UInt64 = 0
     var directWritesSeen: UInt64 = 0
+
+    @inline(__always) mutating func beginHit(
+        _ request: Request, set: UInt32, way: Int, granules: UInt16
+    ) {
+        self.request = request
+        hitSet = set
+        hitWay = UInt8(truncatingIfNeeded: way)
+        hitGranules = granules
+        isAnswered = false
+    }
+
+    /// Everything as new but the fields of a hit and of FLUSH, which set them themselves.
+    @inline(__always) mutating func begin(_ request: Request) {
+        self.request = request
+        result = 0
+        firstPart = noSlot
+        partsBeforeAnswer = 0
+        partsInUse = 0
+        isAnswered = false
+        wasParked = false
+        partsUncounted = 0
+        linesHit = 0
+        linesTouched = 0
+        linesDirect = 0
+    }
 }
 
 /// The piece of a request that lies in one extent, hence in one set.
@@ -99,6 +144,9 @@ struct Part {
 
     var phase = Phase.idle
     var lineCount: UInt8 = 0
+    /// The granules touched of the first line and of the last one (the same if there is one).
+    var firstGranules: UInt16 = 0
+    var lastGranules: UInt16 = 0
     var request = noSlot
     var set: UInt32 = 0
     /// The next part of the same request.
@@ -122,30 +170,25 @@ struct Part {
     var owners: UInt16 = 0
     /// Lines absent from the cache whose write goes to the core alone.
     var direct: UInt16 = 0
-    var ways = Ways()
+    /// The way of each line, or `Ways.none`; means something once the lines have been looked up.
+    var ways = InlineArray<16, UInt8>(repeating: Ways.none)
+
+    /// Everything as new but `ways` and what `makeParts` sets.
+    @inline(__always) mutating func begin(request: UInt32) {
+        self.request = request
+        phase = .idle
+        nextPart = noSlot
+        nextParked = noSlot
+        chained = noSlot
+        pending = 0
+        coreFailure = 0
+        cacheFailure = 0
+        readers = 0
+        owners = 0
+        direct = 0
+    }
 }
 
-/// The ways of up to 16 lines.
-struct Ways {
+enum Ways {
     static let none: UInt8 = 255
-    private var low = UInt64.max
-    private var high = UInt64.max
-
-    @inline(__always) subscript(_ line: Int) -> UInt8 {
-        get {
-            precondition(line < 16)
-            let word = line < 8 ? low : high
-            return UInt8(truncatingIfNeeded: word >> (UInt64(line & 7) &* 8))
-        }
-        set {
-            precondition(line < 16)
-            let shift = UInt64(line & 7) &* 8
-            let keep = ~(UInt64(0xff) << shift)
-            if line < 8 {
-                low = low & keep | UInt64(newValue) << shift
-            } else {
-                high = high & keep | UInt64(newValue) << shift
-            }
-        }
-    }
 }

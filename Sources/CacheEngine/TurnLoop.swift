@@ -1,5 +1,5 @@
 /// What happens to a worker from outside its engine.
-package enum TurnEvent {
+public enum TurnEvent {
     /// A request was fetched; `origin` is the backend's own name for it (device, tag).
     case request(Request, origin: UInt64)
     /// A command with this token ended.
@@ -11,14 +11,14 @@ package enum TurnEvent {
 }
 
 /// What a turn needs of the world: the product has rings and ublk queues, the simulator an agenda.
-package protocol TurnBackend: ~Copyable {
+public protocol TurnBackend: ~Copyable {
     /// The next thing that happened, nil if nothing has. With `acceptsRequests` false no request
     /// may be given; it is kept for a later turn.
     mutating func nextEvent(acceptsRequests: Bool) -> TurnEvent?
     /// The engine took the request of `origin` and calls it, and its buffer, `slot` from now on.
     mutating func accepted(origin: UInt64, slot: UInt32)
     /// Queues the command; false if there is no room, and then it is offered again later.
-    mutating func prepare(_ command: Command) -> Bool
+    mutating func prepare(_ command: UnsafePointer<Command>) -> Bool
     /// Hands over what was prepared. If `mayWait`, sleeps until there is an event.
     mutating func submit(mayWait: Bool)
     /// A flush could not be started because too many are under way.
@@ -29,14 +29,14 @@ package protocol TurnBackend: ~Copyable {
 ///
 /// A turn is bounded: at most `eventMax` events, then the commands they led to, then one submit.
 /// Commands that do not fit stay with the engine, in order; none is dropped.
-package struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
-    package var engine: Engine
-    package var backend: Backend
+public struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
+    private var engine: Engine
+    public var backend: Backend
     /// A request that the engine could not take yet; no other is asked for meanwhile.
     private var waiting: (request: Request, origin: UInt64)?
     private let eventMax: Int
 
-    package init(engine: consuming Engine, backend: consuming Backend, eventMax: Int = 256) {
+    public init(engine: consuming Engine, backend: consuming Backend, eventMax: Int = 256) {
         precondition(eventMax > 0)
         self.engine = engine
         self.backend = backend
@@ -44,11 +44,11 @@ package struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
     }
 
     /// Whether nothing is under way that the engine or this loop knows of.
-    package var isQuiescent: Bool { engine.isQuiescent && waiting == nil }
+    public var isQuiescent: Bool { engine.isQuiescent && waiting == nil }
 
     /// One turn; true if something happened in it.
     @discardableResult
-    package mutating func turn(mayWait: Bool) -> Bool {
+    public mutating func turn(mayWait: Bool) -> Bool {
         var handled = 0
         retryWaiting()
         while handled < eventMax,

@@ -1,10 +1,10 @@
 import CBytes
 
 /// A field of an on-disk structure: where it is, and how long.
-package typealias Field = (offset: Int, size: Int)
+public typealias Field = (offset: Int, size: Int)
 
 /// Why bytes of a cache device are not what they should be.
-package enum FormatError: Error, Equatable, Sendable {
+public enum FormatError: Error, Equatable, Sendable {
     /// Nothing of ours is here.
     case noMagic
     /// Ours, but damaged: which structure.
@@ -20,38 +20,38 @@ package enum FormatError: Error, Equatable, Sendable {
 }
 
 /// The only door to on-disk bytes: bounds checked, alignment not required, little endian.
-package struct DiskBytes {
-    package let base: UnsafeMutableRawPointer
-    package let count: Int
+public struct DiskBytes {
+    public let base: UnsafeMutableRawPointer
+    public let count: Int
 
-    package init(base: UnsafeMutableRawPointer, count: Int) {
+    public init(base: UnsafeMutableRawPointer, count: Int) {
         self.base = base
         self.count = count
     }
 
-    package func load<T: FixedWidthInteger & BitwiseCopyable>(_ field: Field, as _: T.Type) -> T {
+    public func load<T: FixedWidthInteger & BitwiseCopyable>(_ field: Field, as _: T.Type) -> T {
         precondition(field.size == MemoryLayout<T>.size && field.offset >= 0)
         precondition(field.offset + field.size <= count, "a field behind the end")
         return T(littleEndian: base.loadUnaligned(fromByteOffset: field.offset, as: T.self))
     }
 
-    package func store<T: FixedWidthInteger & BitwiseCopyable>(_ value: T, _ field: Field) {
+    public func store<T: FixedWidthInteger & BitwiseCopyable>(_ value: T, _ field: Field) {
         precondition(field.size == MemoryLayout<T>.size && field.offset >= 0)
         precondition(field.offset + field.size <= count, "a field behind the end")
         base.storeBytes(of: value.littleEndian, toByteOffset: field.offset, as: T.self)
     }
 
-    package func isZero(_ field: Field) -> Bool {
+    public func isZero(_ field: Field) -> Bool {
         precondition(field.offset >= 0 && field.offset + field.size <= count)
         for index in field.offset..<field.offset + field.size
         where base.load(fromByteOffset: index, as: UInt8.self) != 0 { return false }
         return true
     }
 
-    package func clear() { base.initializeMemory(as: UInt8.self, repeating: 0, count: count) }
+    public func clear() { base.initializeMemory(as: UInt8.self, repeating: 0, count: count) }
 
     /// CRC-32C of all bytes but the four of `field`, which count as zero.
-    package func checksum(without field: Field) -> UInt32 {
+    public func checksum(without field: Field) -> UInt32 {
         precondition(field.size == 4 && field.offset + 4 <= count)
         var crc = ucas_crc32c(0, base, field.offset)
         var zero: UInt32 = 0
@@ -61,7 +61,7 @@ package struct DiskBytes {
 }
 
 /// CRC-32C of a buffer.
-package func checksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
+public func checksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
     guard let base = bytes.baseAddress else { return 0 }
     return ucas_crc32c(0, base, bytes.count)
 }

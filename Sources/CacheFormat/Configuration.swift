@@ -15,27 +15,27 @@
 /// A core: id (2), length of its path in bytes (2), core offset (4), size in sectors (8), flags
 /// (4), logical block size in bytes (4), sequential cutoff threshold in KiB (4), policy (1),
 /// reserved (3), path in UTF-8, zero bytes up to a multiple of 8.
-package struct Configuration: Equatable, Sendable {
-    package enum Mode: UInt8, Sendable, CaseIterable {
+public struct Configuration: Equatable, Sendable {
+    public enum Mode: UInt8, Sendable, CaseIterable {
         case writeThrough = 0, writeBack = 1, writeAround = 2, passThrough = 3, writeOnly = 4
     }
-    package enum Durability: UInt8, Sendable { case flush = 0, write = 1 }
-    package enum CleaningPolicy: UInt8, Sendable { case nop = 0, alru = 1, acp = 2 }
-    package enum PromotionPolicy: UInt8, Sendable { case always = 0, nhit = 1, ghost = 2 }
-    package enum CutoffPolicy: UInt8, Sendable { case full = 0, always = 1, never = 2 }
+    public enum Durability: UInt8, Sendable { case flush = 0, write = 1 }
+    public enum CleaningPolicy: UInt8, Sendable { case nop = 0, alru = 1, acp = 2 }
+    public enum PromotionPolicy: UInt8, Sendable { case always = 0, nhit = 1, ghost = 2 }
+    public enum CutoffPolicy: UInt8, Sendable { case full = 0, always = 1, never = 2 }
 
-    package struct Core: Equatable, Sendable {
+    public struct Core: Equatable, Sendable {
         /// 0 to 4095.
-        package var id: UInt16
+        public var id: UInt16
         /// Shifts the core's extents against other cores' sets.
-        package var coreOffset: UInt32
-        package var sectorCount: UInt64
-        package var logicalBlockBytes: UInt32
-        package var cutoffThresholdKiB: UInt32 = 1024
-        package var cutoffPolicy = CutoffPolicy.never
-        package var devicePath: String
+        public var coreOffset: UInt32
+        public var sectorCount: UInt64
+        public var logicalBlockBytes: UInt32
+        public var cutoffThresholdKiB: UInt32 = 1024
+        public var cutoffPolicy = CutoffPolicy.never
+        public var devicePath: String
 
-        package init(
+        public init(
             id: UInt16, coreOffset: UInt32, sectorCount: UInt64, logicalBlockBytes: UInt32,
             devicePath: String
         ) {
@@ -47,23 +47,23 @@ package struct Configuration: Equatable, Sendable {
         }
     }
 
-    package var mode: Mode
-    package var durability = Durability.flush
-    package var cleaningPolicy = CleaningPolicy.nop
-    package var promotionPolicy = PromotionPolicy.always
-    package var cores: [Core] = []
+    public var mode: Mode
+    public var durability = Durability.flush
+    public var cleaningPolicy = CleaningPolicy.nop
+    public var promotionPolicy = PromotionPolicy.always
+    public var cores: [Core] = []
 
-    package init(mode: Mode) { self.mode = mode }
+    public init(mode: Mode) { self.mode = mode }
 
-    package static let magicValue: UInt64 = 0x464E_4F43_5341_4355  // "UCASCONF" in memory order.
+    public static let magicValue: UInt64 = 0x464E_4F43_5341_4355  // "UCASCONF" in memory order.
     private static let headBytes = 32
     private static let coreHeadBytes = 32
-    package static let pathBytesMax = 4096
+    public static let pathBytesMax = 4096
 }
 
 extension Configuration {
     /// The bytes for a configuration slot; fails if they do not fit.
-    package func encode(generation: UInt64) throws(FormatError) -> [UInt8] {
+    public func encode(generation: UInt64) throws(FormatError) -> [UInt8] {
         var bytes: [UInt8] = []
         append(&bytes, Self.magicValue)
         append(&bytes, generation)
@@ -102,7 +102,7 @@ extension Configuration {
     }
 
     /// Reads a configuration whose checksum the superblock has vouched for; believes no number.
-    package init(decoding bytes: [UInt8], generation: UInt64) throws(FormatError) {
+    public init(decoding bytes: [UInt8], generation: UInt64) throws(FormatError) {
         var reader = Reader(bytes: bytes)
         guard try reader.next(UInt64.self) == Self.magicValue,
             try reader.next(UInt64.self) == generation

@@ -9,33 +9,31 @@
 /// | 1 MiB | journal: `journalBlockCount` blocks of 4 KiB |
 /// | `setPagesOffset` | slot 0 of every set page, then slot 1 of every set page |
 /// | `dataOffset` (a multiple of 1 MiB) | the lines, set by set, way by way |
-package struct Geometry: Equatable, Sendable {
+public struct Geometry: Equatable, Sendable {
     /// Core lines are taken to sets in pieces of this many bytes.
-    package static let extentBytes = 65536
-    package static let blockBytes = 4096
-    package static let superblockOffsets: (UInt64, UInt64) = (0, 512 << 10)
-    package static let configurationOffsets: (UInt64, UInt64) = (4 << 10, 516 << 10)
-    package static let configurationBytesMax = 508 << 10
-    package static let journalOffset: UInt64 = 1 << 20
+    public static let extentBytes = 65536
+    public static let blockBytes = 4096
+    public static let superblockOffsets: (UInt64, UInt64) = (0, 512 << 10)
+    public static let configurationOffsets: (UInt64, UInt64) = (4 << 10, 516 << 10)
+    public static let configurationBytesMax = 508 << 10
+    public static let journalOffset: UInt64 = 1 << 20
     /// The smallest cache device (Open CAS's limit).
-    package static let deviceBytesMin: UInt64 = 40 << 20
+    public static let deviceBytesMin: UInt64 = 40 << 20
 
     /// 4096 to 65536, a power of two.
-    package let lineBytes: UInt32
-    package let setCount: UInt64
-    package let journalBlockCount: UInt64
-    package let linesPerExtent: UInt32
+    public let lineBytes: UInt32
+    public let setCount: UInt64
+    public let journalBlockCount: UInt64
+    public let linesPerExtent: UInt32
     /// The unit of "valid" and "dirty": a sixteenth of a line, at least a sector.
-    package let granuleBytes: UInt32
-    package let granulesPerLine: UInt32
-    package let setPagesOffset: UInt64
-    package let dataOffset: UInt64
-    /// ⌊2⁶⁴ / setCount⌋: turns the division of `set(ofCoreLine:)` into a multiplication.
-    @usableFromInline let reciprocal: UInt64
-    @usableFromInline let extentLineShift: UInt64
+    public let granuleBytes: UInt32
+    public let granulesPerLine: UInt32
+    public let setPagesOffset: UInt64
+    public let dataOffset: UInt64
+    public let placement: SetPlacement
 
     /// Nil if the numbers do not describe a cache: the one door, for new caches and loaded ones.
-    package init?(lineBytes: UInt32, setCount: UInt64, journalBlockCount: UInt64) {
+    public init?(lineBytes: UInt32, setCount: UInt64, journalBlockCount: UInt64) {
         guard lineBytes >= 4096, lineBytes <= 65536, lineBytes.nonzeroBitCount == 1,
             setCount >= 1, setCount < 1 << 32, journalBlockCount >= 1, journalBlockCount < 1 << 32
         else { return nil }
@@ -50,14 +48,13 @@ package struct Geometry: Equatable, Sendable {
         let pagesEnd = setPagesOffset + 2 * setCount * block
         let mebibyte: UInt64 = 1 << 20
         dataOffset = (pagesEnd + mebibyte - 1) / mebibyte * mebibyte
-        reciprocal = setCount == 1 ? .max : UInt64.max / setCount
-        extentLineShift = UInt64(linesPerExtent.trailingZeroBitCount)
+        placement = SetPlacement(setCount: setCount, linesPerExtent: linesPerExtent)
     }
 
     /// The geometry of a new cache on a device of this size; nil if the device is too small.
     ///
     /// The journal gets a 1024th of the device, at least 1 MiB and at most 1 GiB.
-    package static func forDevice(byteCount: UInt64, lineBytes: UInt32) -> Geometry? {
+    public static func forDevice(byteCount: UInt64, lineBytes: UInt32) -> Geometry? {
         guard byteCount >= deviceBytesMin, lineBytes >= 4096 else { return nil }
         let journalBytes = min(max(byteCount / 1024, 1 << 20), 1 << 30)
         let journalBlocks = journalBytes / UInt64(blockBytes)
@@ -70,32 +67,49 @@ package struct Geometry: Equatable, Sendable {
     }
 
     /// Bytes a device must have.
-    package var requiredBytes: UInt64 {
+    public var requiredBytes: UInt64 {
         dataOffset + setCount * UInt64(SetPageLayout.ways) * UInt64(lineBytes)
     }
 
-    package var lineCount: UInt64 { setCount * UInt64(SetPageLayout.ways) }
+    public var lineCount: UInt64 { setCount * UInt64(SetPageLayout.ways) }
 
-    /// set = (extent + offset of the core) mod set count.
-    ///
-    /// The quotient by the reciprocal is at most one too small; one subtraction makes it exact.
-    @inlinable package func set(ofCoreLine line: UInt64, coreOffset: UInt32) -> UInt64 {
-        let number = line >> extentLineShift &+ UInt64(coreOffset)
+    @inlinable public func set(ofCoreLine line: UInt64, coreOffset: UInt32) -> UInt64 {
+        placement.set(ofCoreLine: line, coreOffset: coreOffset)
+    }
+
+    /// Bytes from the start of the cache device to a way's line.
+    @inlinable public func cacheOffset(set: UInt32, way: Int) -> UInt64 {
+        dataOffset &+ (UInt64(set) &* 224 &+ UInt64(way)) &* UInt64(lineBytes)
+    }
+
+    /// Bytes from the start of the cache device to slot 0 or 1 of a set's page.
+    public func setPageOffset(set: UInt64, slot: Int) -> UInt64 {
+        precondition(set < setCount && (slot == 0 || slot == 1))
+        return setPagesOffset + (UInt64(slot) * setCount + set) * UInt64(Self.blockBytes)
+    }
+}
+
+/// Which set a core line belongs to: set = (extent + offset of the core) mod set count.
+public struct SetPlacement: Equatable, Sendable {
+    @usableFromInline let setCount: UInt64
+    /// ⌊(2⁶⁴ - 1) / setCount⌋: turns the division into a multiplication.
+    @usableFromInline let reciprocal: UInt64
+    @usableFromInline let extentLineShift: UInt64
+
+    init(setCount: UInt64, linesPerExtent: UInt32) {
+        self.setCount = setCount
+        reciprocal = UInt64.max / setCount
+        extentLineShift = UInt64(linesPerExtent.trailingZeroBitCount)
+    }
+
+    /// The quotient by the reciprocal is at most two too small; the subtractions make it exact.
+    @inlinable @inline(__always)
+    public func set(ofCoreLine line: UInt64, coreOffset: UInt32) -> UInt64 {
+        let number = line &>> extentLineShift &+ UInt64(coreOffset)
         let quotient = number.multipliedFullWidth(by: reciprocal).high
         var rest = number &- quotient &* setCount
         if rest >= setCount { rest &-= setCount }
         if rest >= setCount { rest &-= setCount }
         return rest
-    }
-
-    /// Bytes from the start of the cache device to a way's line.
-    @inlinable package func cacheOffset(set: UInt32, way: Int) -> UInt64 {
-        dataOffset &+ (UInt64(set) &* 224 &+ UInt64(way)) &* UInt64(lineBytes)
-    }
-
-    /// Bytes from the start of the cache device to slot 0 or 1 of a set's page.
-    package func setPageOffset(set: UInt64, slot: Int) -> UInt64 {
-        precondition(set < setCount && (slot == 0 || slot == 1))
-        return setPagesOffset + (UInt64(slot) * setCount + set) * UInt64(Self.blockBytes)
     }
 }

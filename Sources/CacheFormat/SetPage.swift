@@ -1,67 +1,67 @@
-package import Synchronization
+public import Synchronization
 
 /// The one table of offsets of a set page. In memory and on the device it is the same bytes,
 /// little endian.
-package enum SetPageLayout {
-    package static let magic: Field = (offset: 0, size: 4)
-    package static let formatVersion: Field = (offset: 4, size: 2)
-    package static let smallHand: Field = (offset: 6, size: 1)
-    package static let mainHand: Field = (offset: 7, size: 1)
-    package static let setNumber: Field = (offset: 8, size: 8)
-    package static let sequence: Field = (offset: 16, size: 8)
-    package static let epoch: Field = (offset: 24, size: 8)
-    package static let checksum: Field = (offset: 32, size: 4)
-    package static let reserved: Field = (offset: 36, size: 28)
-    package static let fingerprints: Field = (offset: 64, size: 224)
-    package static let replacement: Field = (offset: 288, size: 224)
-    package static let entries: Field = (offset: 512, size: 3584)
+public enum SetPageLayout {
+    public static let magic: Field = (offset: 0, size: 4)
+    public static let formatVersion: Field = (offset: 4, size: 2)
+    public static let smallHand: Field = (offset: 6, size: 1)
+    public static let mainHand: Field = (offset: 7, size: 1)
+    public static let setNumber: Field = (offset: 8, size: 8)
+    public static let sequence: Field = (offset: 16, size: 8)
+    public static let epoch: Field = (offset: 24, size: 8)
+    public static let checksum: Field = (offset: 32, size: 4)
+    public static let reserved: Field = (offset: 36, size: 28)
+    public static let fingerprints: Field = (offset: 64, size: 224)
+    public static let replacement: Field = (offset: 288, size: 224)
+    public static let entries: Field = (offset: 512, size: 3584)
 
-    package static let fields = [
+    public static let fields = [
         magic, formatVersion, smallHand, mainHand, setNumber, sequence, epoch, checksum, reserved,
         fingerprints, replacement, entries,
     ]
-    package static let byteCount = 4096
-    package static let ways = 224
-    package static let entryBytes = 16
-    package static let magicValue: UInt32 = 0x5345_5450  // "PTES" in memory order.
-    package static let version: UInt16 = 1
+    public static let byteCount = 4096
+    public static let ways = 224
+    public static let entryBytes = 16
+    public static let magicValue: UInt32 = 0x5345_5450  // "PTES" in memory order.
+    public static let version: UInt16 = 1
 }
 
 /// The identity word of a way: which line it holds.
-package struct Identity: Equatable, Sendable {
+public struct Identity: Equatable, Sendable {
     /// Bits 0-45 core line, 46-57 core id, 58-63 io class.
-    package let rawValue: UInt64
+    public let rawValue: UInt64
 
-    @inlinable package init(rawValue: UInt64) { self.rawValue = rawValue }
+    @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }
 
-    @inlinable package init(core: UInt16, line: UInt64, ioClass: UInt8) {
+    @inlinable public init(core: UInt16, line: UInt64, ioClass: UInt8) {
         precondition(core < 4096 && line < 1 << 46 && ioClass < 64)
         rawValue = line | UInt64(core) << 46 | UInt64(ioClass) << 58
     }
 
-    @inlinable package var line: UInt64 { rawValue & (1 << 46 - 1) }
-    @inlinable package var core: UInt16 { UInt16(truncatingIfNeeded: rawValue >> 46 & 0xfff) }
-    @inlinable package var ioClass: UInt8 { UInt8(truncatingIfNeeded: rawValue >> 58) }
+    @inlinable public var line: UInt64 { rawValue & (1 << 46 - 1) }
+    @inlinable public var core: UInt16 { UInt16(truncatingIfNeeded: rawValue >> 46 & 0xfff) }
+    @inlinable public var ioClass: UInt8 { UInt8(truncatingIfNeeded: rawValue >> 58) }
 }
 
 /// The state word of a way: 0 if nothing in it is valid.
-package struct LineState: Equatable, Sendable {
+public struct LineState: Equatable, Sendable {
     /// Bits 0-15 valid granules, 16-31 dirty granules, 32-63 flags (zero so far).
-    package private(set) var rawValue: UInt64
+    public let rawValue: UInt64
 
-    @inlinable package init(rawValue: UInt64) { self.rawValue = rawValue }
+    @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }
 
-    @inlinable package init(valid: UInt16, dirty: UInt16) {
+    @inlinable public init(valid: UInt16, dirty: UInt16) {
         rawValue = UInt64(valid) | UInt64(dirty) << 16
     }
 
-    @inlinable package var isEmpty: Bool { rawValue == 0 }
+    @inlinable public var isEmpty: Bool { rawValue == 0 }
 
-    package var valid: UInt16 {
+    public var valid: UInt16 {
         @inlinable get { UInt16(truncatingIfNeeded: rawValue) }
         @inlinable set { self = LineState(rawValue: rawValue & ~0xffff | UInt64(newValue)) }
     }
-    package var dirty: UInt16 {
+    public var dirty: UInt16 {
         @inlinable get { UInt16(truncatingIfNeeded: rawValue >> 16) }
         @inlinable set {
             self = LineState(rawValue: rawValue & ~0xffff_0000 | UInt64(newValue) << 16)
@@ -73,44 +73,44 @@ package struct LineState: Equatable, Sendable {
 ///
 /// Identity and state words are stored with release order, so that a process that dies between two
 /// stores leaves a page whose meaning never depends on the later one.
-package struct SetPageView {
-    package let base: UnsafeMutableRawPointer
+public struct SetPageView {
+    public let base: UnsafeMutableRawPointer
 
-    @inlinable package init(base: UnsafeMutableRawPointer) { self.base = base }
+    @inlinable public init(base: UnsafeMutableRawPointer) { self.base = base }
 
-    @inlinable package var fingerprints: UnsafeMutablePointer<UInt8> {
+    @inlinable public var fingerprints: UnsafeMutablePointer<UInt8> {
         (base + 64).assumingMemoryBound(to: UInt8.self)
     }
-    @inlinable package var replacement: UnsafeMutablePointer<UInt8> {
+    @inlinable public var replacement: UnsafeMutablePointer<UInt8> {
         (base + 288).assumingMemoryBound(to: UInt8.self)
     }
-    @inlinable package func word(_ way: Int, _ index: Int) -> UnsafeMutablePointer<Atomic<UInt64>> {
+    @inlinable public func word(_ way: Int, _ index: Int) -> UnsafeMutablePointer<Atomic<UInt64>> {
         precondition(way >= 0 && way < 224)
         return (base + (512 + way * 16 + index * 8)).assumingMemoryBound(to: Atomic<UInt64>.self)
     }
 
-    @inlinable package func identity(_ way: Int) -> Identity {
+    @inlinable public func identity(_ way: Int) -> Identity {
         Identity(rawValue: word(way, 0).pointee.load(ordering: .relaxed))
     }
-    @inlinable package func setIdentity(_ way: Int, _ identity: Identity) {
+    @inlinable public func setIdentity(_ way: Int, _ identity: Identity) {
         word(way, 0).pointee.store(identity.rawValue, ordering: .releasing)
     }
-    @inlinable package func state(_ way: Int) -> LineState {
+    @inlinable public func state(_ way: Int) -> LineState {
         LineState(rawValue: word(way, 1).pointee.load(ordering: .relaxed))
     }
-    @inlinable package func setState(_ way: Int, _ state: LineState) {
+    @inlinable public func setState(_ way: Int, _ state: LineState) {
         word(way, 1).pointee.store(state.rawValue, ordering: .releasing)
     }
 
     /// The next way the small part's hand looks at.
-    package var smallHand: UInt8 {
+    public var smallHand: UInt8 {
         get { base.load(fromByteOffset: SetPageLayout.smallHand.offset, as: UInt8.self) }
         nonmutating set {
             base.storeBytes(
                 of: newValue, toByteOffset: SetPageLayout.smallHand.offset, as: UInt8.self)
         }
     }
-    package var mainHand: UInt8 {
+    public var mainHand: UInt8 {
         get { base.load(fromByteOffset: SetPageLayout.mainHand.offset, as: UInt8.self) }
         nonmutating set {
             base.storeBytes(
@@ -119,7 +119,7 @@ package struct SetPageView {
     }
 
     /// 1 to 255; 0 is a free way's. Lines of one extent differ.
-    @inlinable package static func fingerprint(core: UInt16, line: UInt64) -> UInt8 {
+    @inlinable public static func fingerprint(core: UInt16, line: UInt64) -> UInt8 {
         let mixed = (line >> 4 ^ UInt64(core) << 40) &* 0xD6E8_FEB8_6659_FD93
         let byte = UInt8(truncatingIfNeeded: mixed >> 56) ^ UInt8(truncatingIfNeeded: line & 15)
         return byte == 0 ? 128 : byte
@@ -129,7 +129,7 @@ package struct SetPageView {
 // MARK: - On the device
 
 /// What a slot of a set page turned out to hold.
-package enum SetPageContent: Equatable, Sendable {
+public enum SetPageContent: Equatable, Sendable {
     case valid(sequence: UInt64)
     /// Nothing of this cache: never written since it was made.
     case foreign
@@ -139,11 +139,11 @@ package enum SetPageContent: Equatable, Sendable {
 extension SetPageView {
     private var bytes: DiskBytes { DiskBytes(base: base, count: SetPageLayout.byteCount) }
 
-    package var sequence: UInt64 { bytes.load(SetPageLayout.sequence, as: UInt64.self) }
-    package var checksum: UInt32 { bytes.load(SetPageLayout.checksum, as: UInt32.self) }
+    public var sequence: UInt64 { bytes.load(SetPageLayout.sequence, as: UInt64.self) }
+    public var checksum: UInt32 { bytes.load(SetPageLayout.checksum, as: UInt32.self) }
 
     /// Makes the page an empty one of set `set`.
-    package func makeEmpty(set: UInt64, epoch: UInt64) {
+    public func makeEmpty(set: UInt64, epoch: UInt64) {
         bytes.clear()
         bytes.store(SetPageLayout.magicValue, SetPageLayout.magic)
         bytes.store(SetPageLayout.version, SetPageLayout.formatVersion)
@@ -154,7 +154,7 @@ extension SetPageView {
     /// Gives the page its sequence number and checksum, ready to be written.
     ///
     /// Bits of replacement bytes that mean nothing outside the process are cleared.
-    package func seal(sequence: UInt64) {
+    public func seal(sequence: UInt64) {
         for way in 0..<SetPageLayout.ways { replacement[way] &= 0x8f }
         bytes.store(sequence, SetPageLayout.sequence)
         bytes.store(bytes.checksum(without: SetPageLayout.checksum), SetPageLayout.checksum)
@@ -164,7 +164,7 @@ extension SetPageView {
     ///
     /// A page with a good checksum of another epoch is foreign. A page without magic is foreign,
     /// too: the device held something else there. The caller knows whether that may be.
-    package func validate(set: UInt64, epoch: UInt64) -> SetPageContent {
+    public func validate(set: UInt64, epoch: UInt64) -> SetPageContent {
         guard bytes.load(SetPageLayout.magic, as: UInt32.self) == SetPageLayout.magicValue else {
             return .foreign
         }

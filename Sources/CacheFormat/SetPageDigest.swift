@@ -1,12 +1,12 @@
 /// Stands for all set pages at a clean stop: one number in the superblock that changes if any page
 /// is another one. It tells an older version of a page, whole in itself, from the newest.
-package struct SetPageDigest: Equatable, Sendable {
-    package private(set) var value: UInt64 = 0
+public struct SetPageDigest: Equatable, Sendable {
+    public private(set) var value: UInt64 = 0
 
-    package init() {}
+    public init() {}
 
     /// Takes a sealed page in, in any order of sets.
-    package mutating func add(set: UInt64, _ page: SetPageView) {
+    public mutating func add(set: UInt64, _ page: SetPageView) {
         var mixed = set &* 0x9E37_79B9_7F4A_7C15 ^ page.sequence &* 0xC2B2_AE3D_27D4_EB4F
         mixed ^= UInt64(page.checksum) << 17
         mixed = (mixed ^ mixed >> 31) &* 0xD6E8_FEB8_6659_FD93

@@ -4,73 +4,73 @@
 /// higher generation counts. So at any moment at least one is whole, and a damaged one is never the
 /// only one that tells the newest state. A slot is only written after everything it names is
 /// durable.
-package struct Superblock: Equatable, Sendable {
-    package enum Layout {
-        package static let magic: Field = (0, 8)
-        package static let formatVersion: Field = (8, 4)
-        package static let checksum: Field = (12, 4)
-        package static let compatibleFeatures: Field = (16, 8)
-        package static let readOnlyCompatibleFeatures: Field = (24, 8)
-        package static let incompatibleFeatures: Field = (32, 8)
-        package static let cacheUUID: Field = (40, 16)
-        package static let generation: Field = (56, 8)
-        package static let epoch: Field = (64, 8)
-        package static let session: Field = (72, 8)
-        package static let setCount: Field = (80, 8)
-        package static let journalBlockCount: Field = (88, 8)
-        package static let lineBytes: Field = (96, 4)
-        package static let cacheID: Field = (100, 2)
-        package static let state: Field = (102, 1)
-        package static let configurationSlot: Field = (103, 1)
-        package static let configurationBytes: Field = (104, 4)
-        package static let configurationChecksum: Field = (108, 4)
-        package static let dirtyLineCount: Field = (112, 8)
-        package static let setPageDigest: Field = (120, 8)
-        package static let reserved: Field = (128, 3968)
+public struct Superblock: Equatable, Sendable {
+    public enum Layout {
+        public static let magic: Field = (0, 8)
+        public static let formatVersion: Field = (8, 4)
+        public static let checksum: Field = (12, 4)
+        public static let compatibleFeatures: Field = (16, 8)
+        public static let readOnlyCompatibleFeatures: Field = (24, 8)
+        public static let incompatibleFeatures: Field = (32, 8)
+        public static let cacheUUID: Field = (40, 16)
+        public static let generation: Field = (56, 8)
+        public static let epoch: Field = (64, 8)
+        public static let session: Field = (72, 8)
+        public static let setCount: Field = (80, 8)
+        public static let journalBlockCount: Field = (88, 8)
+        public static let lineBytes: Field = (96, 4)
+        public static let cacheID: Field = (100, 2)
+        public static let state: Field = (102, 1)
+        public static let configurationSlot: Field = (103, 1)
+        public static let configurationBytes: Field = (104, 4)
+        public static let configurationChecksum: Field = (108, 4)
+        public static let dirtyLineCount: Field = (112, 8)
+        public static let setPageDigest: Field = (120, 8)
+        public static let reserved: Field = (128, 3968)
 
-        package static let fields = [
+        public static let fields = [
             magic, formatVersion, checksum, compatibleFeatures, readOnlyCompatibleFeatures,
             incompatibleFeatures, cacheUUID, generation, epoch, session, setCount,
             journalBlockCount, lineBytes, cacheID, state, configurationSlot, configurationBytes,
             configurationChecksum, dirtyLineCount, setPageDigest, reserved,
         ]
-        package static let byteCount = 4096
+        public static let byteCount = 4096
     }
 
     /// "UBLKCAS1" in memory order.
-    package static let magicValue: UInt64 = 0x3153_4143_4B4C_4255
-    package static let formatVersion: UInt32 = 1
+    public static let magicValue: UInt64 = 0x3153_4143_4B4C_4255
+    public static let formatVersion: UInt32 = 1
     /// Features of each kind that this program knows.
-    package static let knownIncompatible: UInt64 = 0
-    package static let knownReadOnlyCompatible: UInt64 = 0
+    public static let knownIncompatible: UInt64 = 0
+    public static let knownReadOnlyCompatible: UInt64 = 0
 
-    package enum State: UInt8, Sendable {
+    public enum State: UInt8, Sendable {
         /// In use, or its server ended without stopping it.
         case inUse = 1
         /// Stopped in order: every set page is on the device.
         case cleanlyStopped = 2
     }
 
-    package var cacheUUID: UInt128
+    public var cacheUUID: UInt128
     /// Changes at every format: set pages and journal blocks of another epoch are foreign.
-    package var epoch: UInt64
-    package var generation: UInt64 = 0
+    public var epoch: UInt64
+    public var generation: UInt64 = 0
     /// Changes at every start; the memory image names it, too.
-    package var session: UInt64
-    package var geometry: Geometry
+    public var session: UInt64
+    public var geometry: Geometry
     /// 1 to 16384.
-    package var cacheID: UInt16
-    package var state: State
+    public var cacheID: UInt16
+    public var state: State
     /// Slot 0 or 1 of the configuration, its length and its CRC-32C.
-    package var configurationSlot = 0
-    package var configurationBytes: UInt32 = 0
-    package var configurationChecksum: UInt32 = 0
+    public var configurationSlot = 0
+    public var configurationBytes: UInt32 = 0
+    public var configurationChecksum: UInt32 = 0
     /// At the last clean stop; for whoever asks whether the cache may be thrown away.
-    package var dirtyLineCount: UInt64 = 0
+    public var dirtyLineCount: UInt64 = 0
     /// At the last clean stop, `SetPageDigest` of all set pages; 0 while in use.
-    package var setPageDigest: UInt64 = 0
+    public var setPageDigest: UInt64 = 0
 
-    package init(
+    public init(
         cacheUUID: UInt128, epoch: UInt64, session: UInt64, geometry: Geometry, cacheID: UInt16,
         state: State
     ) {
@@ -83,7 +83,7 @@ package struct Superblock: Equatable, Sendable {
     }
 
     /// Writes the slot's 4096 bytes.
-    package func encode(into bytes: DiskBytes) {
+    public func encode(into bytes: DiskBytes) {
         precondition(bytes.count == Layout.byteCount)
         bytes.clear()
         bytes.store(Self.magicValue, Layout.magic)
@@ -106,7 +106,7 @@ package struct Superblock: Equatable, Sendable {
     }
 
     /// Believes nothing: magic, version, checksum, features, then every number.
-    package init(decoding bytes: DiskBytes) throws(FormatError) {
+    public init(decoding bytes: DiskBytes) throws(FormatError) {
         precondition(bytes.count == Layout.byteCount)
         guard bytes.load(Layout.magic, as: UInt64.self) == Self.magicValue else { throw .noMagic }
         let version = bytes.load(Layout.formatVersion, as: UInt32.self)

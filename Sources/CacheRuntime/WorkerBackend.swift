@@ -206,34 +206,37 @@ extension WorkerBackend where Front: ~Copyable {
 // MARK: - Commands
 
 extension WorkerBackend where Front: ~Copyable {
-    mutating func prepare(_ command: Command) -> Bool {
-        switch command.kind {
+    mutating func prepare(_ command: UnsafePointer<Command>) -> Bool {
+        switch command.pointee.kind {
         case .readCache, .writeCache, .flushCache, .readCore, .writeCore, .flushCore, .discardCore:
             return prepareTransfer(command)
         case .answer:
             front.answer(
-                slot: command.slot, result: command.result, keepsBuffer: command.keepsBuffer,
+                slot: command.pointee.slot, result: command.pointee.result,
+                keepsBuffer: command.pointee.keepsBuffer,
                 &devices)
             return true
         case .releaseSlot:
-            front.release(slot: command.slot, &devices)
+            front.release(slot: command.pointee.slot, &devices)
             return true
         case .wakeWorker:
-            return wake(Int(command.slot), set: UInt32(truncatingIfNeeded: command.deviceOffset))
+            return wake(
+                Int(command.pointee.slot),
+                set: UInt32(truncatingIfNeeded: command.pointee.deviceOffset))
         case .flushEnded:
-            flushEnded(command.core, command.result)
+            flushEnded(command.pointee.core, command.pointee.result)
             return true
         }
     }
 
-    private mutating func prepareTransfer(_ command: Command) -> Bool {
+    private mutating func prepareTransfer(_ command: UnsafePointer<Command>) -> Bool {
         var transfer = Transfer()
-        transfer.core = command.core
-        transfer.token = command.token
-        transfer.deviceOffset = command.deviceOffset
-        transfer.byteCount = UInt64(command.byteCount)
+        transfer.core = command.pointee.core
+        transfer.token = command.pointee.token
+        transfer.deviceOffset = command.pointee.deviceOffset
+        transfer.byteCount = UInt64(command.pointee.byteCount)
         let isCore: Bool
-        switch command.kind {
+        switch command.pointee.kind {
         case .readCache: (transfer.operation, isCore) = (.read, false)
         case .writeCache: (transfer.operation, isCore) = (.write, false)
         case .flushCache: (transfer.operation, isCore) = (.flush, false)
@@ -241,35 +244,35 @@ extension WorkerBackend where Front: ~Copyable {
         case .writeCore: (transfer.operation, isCore) = (.write, true)
         case .flushCore: (transfer.operation, isCore) = (.flush, true)
         case .discardCore:
-            let byCommand = cores.canDiscardByCommand[Int(command.core)]
+            let byCommand = cores.canDiscardByCommand[Int(command.pointee.core)]
             (transfer.operation, isCore) = (byCommand ? .discard : .punchHole, true)
-            transfer.byteCount = command.discardByteCount
+            transfer.byteCount = command.pointee.discardByteCount
         case .answer, .releaseSlot, .wakeWorker, .flushEnded:
             preconditionFailure("not a transfer")
         }
         if isCore {
-            transfer.file = cores.files[Int(command.core)]
+            transfer.file = cores.files[Int(command.pointee.core)]
             precondition(transfer.file != 0, "a transfer of a core that is not attached")
         }
         return start(&transfer, command, isCore: isCore)
     }
 
     private mutating func start(
-        _ transfer: inout Transfer, _ command: Command, isCore: Bool
+        _ transfer: inout Transfer, _ command: UnsafePointer<Command>, isCore: Bool
     ) -> Bool {
         if transfer.operation == .read || transfer.operation == .write {
-            transfer.isDurable = command.forceUnitAccess
+            transfer.isDurable = command.pointee.forceUnitAccess
             let base: UnsafeMutableRawPointer
-            if command.buffer.isCleaning {
-                base = cleaning.address(command.buffer.index)
+            if command.pointee.buffer.isCleaning {
+                base = cleaning.address(command.pointee.buffer.index)
             } else {
-                transfer.slot = command.buffer.index
-                base = front.address(slot: command.buffer.index)
+                transfer.slot = command.pointee.buffer.index
+                base = front.address(slot: command.pointee.buffer.index)
             }
-            transfer.address = base + Int(command.bufferOffset)
+            transfer.address = base + Int(command.pointee.bufferOffset)
         }
         guard devices.start(transfer) else { return false }
-        if isCore { cores.inFlight[Int(command.core)] += 1 }
+        if isCore { cores.inFlight[Int(command.pointee.core)] += 1 }
         if transfer.slot != .max { front.transferStarted(slot: transfer.slot) }
         return true
     }

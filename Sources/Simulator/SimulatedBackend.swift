@@ -36,7 +36,8 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
         client.slot = slot
     }
 
-    mutating func prepare(_ command: Command) -> Bool {
+    mutating func prepare(_ prepared: UnsafePointer<Command>) -> Bool {
+        let command = prepared.pointee
         guard room > 0 else { return false }
         room -= 1
         switch command.kind {

@@ -3,23 +3,23 @@ import Glibc
 import Uring
 
 /// What the kernel knows of a device.
-package struct DeviceInfo: Equatable, Sendable {
-    package enum State: UInt16, Sendable { case dead = 0, live = 1, quiesced = 2, failIO = 3 }
+public struct DeviceInfo: Equatable, Sendable {
+    public enum State: UInt16, Sendable { case dead = 0, live = 1, quiesced = 2, failIO = 3 }
 
-    package var id: UInt32
-    package var queueCount: UInt16
-    package var queueDepth: UInt16
+    public var id: UInt32
+    public var queueCount: UInt16
+    public var queueDepth: UInt16
     /// The longest request in bytes.
-    package var requestBytesMax: UInt32
-    package var features: Features
-    package var state = State.dead
+    public var requestBytesMax: UInt32
+    public var features: Features
+    public var state = State.dead
     /// The server's process, or -1.
-    package var serverPID: Int32 = -1
+    public var serverPID: Int32 = -1
     /// 64 bits the kernel keeps for the server, also beyond its death.
-    package var serverFlags: UInt64 = 0
+    public var serverFlags: UInt64 = 0
 
     /// A device to be added; `id` nil lets the kernel choose.
-    package init(
+    public init(
         id: UInt32?, queueCount: UInt16, queueDepth: UInt16, requestBytesMax: UInt32,
         features: Features
     ) {
@@ -59,13 +59,13 @@ package struct DeviceInfo: Equatable, Sendable {
 /// Calls block, and each gives up after its deadline: a kernel that hangs in one (it happens) must
 /// not hang the caller silently. Never call `start` or `endRecovery` on a thread that serves a
 /// queue: the kernel waits in them for requests that thread would have to answer.
-package struct ControlDevice: Sendable {
+public struct ControlDevice: Sendable {
     private let descriptor: Int32
 
-    package static let path = "/dev/ublk-control"
+    public static let path = "/dev/ublk-control"
 
     /// Opens the control device for the life of the process.
-    package init() throws(UblkError) {
+    public init() throws(UblkError) {
         let opened = open(Self.path, O_RDWR | O_CLOEXEC)
         guard opened >= 0 else { throw UblkError("opening \(Self.path)", errno: Glibc.errno) }
         descriptor = opened
@@ -113,7 +113,7 @@ package struct ControlDevice: Sendable {
 
 extension ControlDevice {
     /// Needs kernel 6.5.
-    package func features() throws(UblkError) -> Features {
+    public func features() throws(UblkError) -> Features {
         let memory = CommandMemory(byteCount: 8)
         try run(
             .features, "asking for the features of ublk", device: .max, address: memory.address,
@@ -122,7 +122,7 @@ extension ControlDevice {
     }
 
     /// Makes the device and its /dev/ublkc*N*. Returns what it was really made with.
-    package func add(_ wish: DeviceInfo) throws(UblkError) -> DeviceInfo {
+    public func add(_ wish: DeviceInfo) throws(UblkError) -> DeviceInfo {
         let memory = CommandMemory(byteCount: 64)
         memory.store(wish.raw)
         try run(
@@ -130,7 +130,7 @@ extension ControlDevice {
         return DeviceInfo(memory.load(ucas_ublk_device_info.self))
     }
 
-    package func setParameters(_ parameters: DeviceParameters, device: UInt32) throws(UblkError) {
+    public func setParameters(_ parameters: DeviceParameters, device: UInt32) throws(UblkError) {
         let memory = CommandMemory(byteCount: MemoryLayout<ucas_ublk_parameters>.size)
         memory.store(parameters.encoded)
         try run(
@@ -139,7 +139,7 @@ extension ControlDevice {
     }
 
     /// What was really set: its `types` tell which groups the kernel took.
-    package func parameterTypes(device: UInt32) throws(UblkError) -> UInt32 {
+    public func parameterTypes(device: UInt32) throws(UblkError) -> UInt32 {
         try readParameters(device: device).types
     }
 
@@ -155,7 +155,7 @@ extension ControlDevice {
     }
 
     /// The logical block size in bytes and the size in sectors.
-    package func basicParameters(device: UInt32) throws(UblkError) -> (
+    public func basicParameters(device: UInt32) throws(UblkError) -> (
         blockBytes: UInt32, sectorCount: UInt64
     ) {
         let basic = try readParameters(device: device).basic
@@ -163,29 +163,29 @@ extension ControlDevice {
     }
 
     /// Makes /dev/ublkb*N*. Waits until every tag of every queue was fetched.
-    package func start(device: UInt32) throws(UblkError) {
+    public func start(device: UInt32) throws(UblkError) {
         try run(
             .start, "starting ublk device \(device)", device: device, data: UInt64(getpid()))
     }
 
     /// Removes /dev/ublkb*N*; waits for its requests, which have to be served meanwhile.
-    package func stop(device: UInt32) throws(UblkError) {
+    public func stop(device: UInt32) throws(UblkError) {
         try run(.stop, "stopping ublk device \(device)", device: device, seconds: 60)
     }
 
     /// Stops the device only if nobody has it open (kernel 7.0).
-    package func tryStop(device: UInt32) throws(UblkError) {
+    public func tryStop(device: UInt32) throws(UblkError) {
         try run(.tryStop, "stopping ublk device \(device)", device: device, seconds: 60)
     }
 
     /// Forgets the device. Waits until nobody holds /dev/ublkc*N* any more.
-    package func delete(device: UInt32, async: Bool = false) throws(UblkError) {
+    public func delete(device: UInt32, async: Bool = false) throws(UblkError) {
         try run(
             async ? .deleteAsync : .delete, "deleting ublk device \(device)", device: device,
             seconds: 60)
     }
 
-    package func info(device: UInt32) throws(UblkError) -> DeviceInfo {
+    public func info(device: UInt32) throws(UblkError) -> DeviceInfo {
         let memory = CommandMemory(byteCount: 64)
         try run(
             .info, "asking about ublk device \(device)", device: device, address: memory.address,
@@ -194,7 +194,7 @@ extension ControlDevice {
     }
 
     /// The CPUs whose requests come to a queue.
-    package func affinity(device: UInt32, queue: UInt16) throws(UblkError) -> [Int] {
+    public func affinity(device: UInt32, queue: UInt16) throws(UblkError) -> [Int] {
         let memory = CommandMemory(byteCount: 1024)
         try run(
             .queueAffinity, "asking for the CPUs of queue \(queue) of ublk device \(device)",
@@ -202,29 +202,29 @@ extension ControlDevice {
         return (0..<8192).filter { memory.byte($0 / 8) & 1 << UInt8($0 % 8) != 0 }
     }
 
-    package func startRecovery(device: UInt32) throws(UblkError) {
+    public func startRecovery(device: UInt32) throws(UblkError) {
         try run(.startRecovery, "beginning the recovery of ublk device \(device)", device: device)
     }
 
-    package func endRecovery(device: UInt32) throws(UblkError) {
+    public func endRecovery(device: UInt32) throws(UblkError) {
         try run(
             .endRecovery, "ending the recovery of ublk device \(device)", device: device,
             data: UInt64(getpid()))
     }
 
     /// Only for a live device: some kernels crash otherwise.
-    package func updateSize(device: UInt32, sectorCount: UInt64) throws(UblkError) {
+    public func updateSize(device: UInt32, sectorCount: UInt64) throws(UblkError) {
         try run(
             .updateSize, "resizing ublk device \(device)", device: device, data: sectorCount)
     }
 
-    package func quiesce(device: UInt32, milliseconds: UInt64) throws(UblkError) {
+    public func quiesce(device: UInt32, milliseconds: UInt64) throws(UblkError) {
         try run(
             .quiesce, "quiescing ublk device \(device)", device: device, data: milliseconds)
     }
 
     /// Opens /dev/ublkc*N*; udev may still be at it, so it is tried for three seconds.
-    package static func openQueueDevice(_ device: UInt32) throws(UblkError) -> Int32 {
+    public static func openQueueDevice(_ device: UInt32) throws(UblkError) -> Int32 {
         let path = "/dev/ublkc\(device)"
         var code: Int32 = 0
         for _ in 0..<300 {

@@ -1,53 +1,53 @@
-package import CLinux
+public import CLinux
 
 /// What a ublk device promises to the block layer; set once, before it is started.
-package struct DeviceParameters: Equatable, Sendable {
-    package struct Attributes: OptionSet, Sendable {
-        package let rawValue: UInt32
-        package init(rawValue: UInt32) { self.rawValue = rawValue }
-        package static let readOnly = Attributes(rawValue: 1)
-        package static let rotational = Attributes(rawValue: 2)
+public struct DeviceParameters: Equatable, Sendable {
+    public struct Attributes: OptionSet, Sendable {
+        public let rawValue: UInt32
+        public init(rawValue: UInt32) { self.rawValue = rawValue }
+        public static let readOnly = Attributes(rawValue: 1)
+        public static let rotational = Attributes(rawValue: 2)
         /// The kernel sends FLUSH requests.
-        package static let volatileCache = Attributes(rawValue: 4)
+        public static let volatileCache = Attributes(rawValue: 4)
         /// Counts only together with `volatileCache`.
-        package static let forceUnitAccess = Attributes(rawValue: 8)
+        public static let forceUnitAccess = Attributes(rawValue: 8)
     }
 
-    package struct Discard: Equatable, Sendable {
+    public struct Discard: Equatable, Sendable {
         /// Bytes; the granularity a power of two.
-        package var alignmentBytes: UInt32 = 0
-        package var granularityBytes: UInt32
-        package var maxSectors: UInt32
-        package var maxWriteZeroesSectors: UInt32 = 0
+        public var alignmentBytes: UInt32 = 0
+        public var granularityBytes: UInt32
+        public var maxSectors: UInt32
+        public var maxWriteZeroesSectors: UInt32 = 0
 
-        package init(granularityBytes: UInt32, maxSectors: UInt32) {
+        public init(granularityBytes: UInt32, maxSectors: UInt32) {
             self.granularityBytes = granularityBytes
             self.maxSectors = maxSectors
         }
     }
 
-    package var attributes: Attributes = []
+    public var attributes: Attributes = []
     /// Each a power of two; the logical one 512 to 4096.
-    package var logicalBlockBytes: UInt32 = 512
-    package var physicalBlockBytes: UInt32 = 4096
-    package var ioMinBytes: UInt32 = 4096
-    package var ioOptBytes: UInt32 = 4096
+    public var logicalBlockBytes: UInt32 = 512
+    public var physicalBlockBytes: UInt32 = 4096
+    public var ioMinBytes: UInt32 = 4096
+    public var ioOptBytes: UInt32 = 4096
     /// The longest request, in 512-byte sectors.
-    package var maxSectors: UInt32
-    package var sectorCount: UInt64
+    public var maxSectors: UInt32
+    public var sectorCount: UInt64
     /// Nil: neither discards nor write-zeroes are sent.
-    package var discard: Discard?
+    public var discard: Discard?
 
-    package init(sectorCount: UInt64, maxSectors: UInt32) {
+    public init(sectorCount: UInt64, maxSectors: UInt32) {
         self.sectorCount = sectorCount
         self.maxSectors = maxSectors
     }
 
-    package static let basicType: UInt32 = 1
-    package static let discardType: UInt32 = 2
+    public static let basicType: UInt32 = 1
+    public static let discardType: UInt32 = 2
 
     /// The kernel's structure.
-    package var encoded: ucas_ublk_parameters {
+    public var encoded: ucas_ublk_parameters {
         var parameters = ucas_ublk_parameters()
         parameters.length = UInt32(MemoryLayout<ucas_ublk_parameters>.size)
         parameters.types = Self.basicType

@@ -2,8 +2,8 @@ import Glibc
 import Synchronization
 
 /// A whole plain device: made, served by a thread for each queue, and deleted when it has stopped.
-package final class DeviceServer<Backend: Target>: Sendable {
-    package let info: DeviceInfo
+public final class DeviceServer<Backend: Target>: Sendable {
+    public let info: DeviceInfo
     private let control: ControlDevice
     private let backend: Backend
     private let descriptor: Int32
@@ -13,7 +13,7 @@ package final class DeviceServer<Backend: Target>: Sendable {
     /// device is left.
     ///
     /// - Parameter recovers: take over the existing device `wish.id`, whose server is gone.
-    package init(
+    public init(
         control: ControlDevice, backend: Backend, wish: DeviceInfo, recovers: Bool
     ) throws(UblkError) {
         self.control = control
@@ -85,7 +85,7 @@ package final class DeviceServer<Backend: Target>: Sendable {
     }
 
     /// Waits until the device was stopped, by us or anybody, and lets go of it.
-    package func waitUntilStopped() {
+    public func waitUntilStopped() {
         let running = threads.withLock { threads in
             defer { threads = [] }
             return threads

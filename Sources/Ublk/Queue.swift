@@ -1,26 +1,26 @@
 import CLinux
 import Glibc
-package import Uring
+public import Uring
 
 /// A request as the kernel describes it: a copy, because the kernel's own is written anew as soon
 /// as the tag is given back.
-package struct IODescriptor: Equatable, Sendable {
-    package enum Operation: UInt8, Sendable {
+public struct IODescriptor: Equatable, Sendable {
+    public enum Operation: UInt8, Sendable {
         case read = 0, write = 1, flush = 2, discard = 3, writeSame = 4, writeZeroes = 5
     }
 
     /// Nil for an operation this library does not serve.
-    package let operation: Operation?
+    public let operation: Operation?
     /// All 32 bits: the flags are tested where they are, never shifted.
-    package let operationAndFlags: UInt32
-    package let sectorCount: UInt32
-    package let startSector: UInt64
+    public let operationAndFlags: UInt32
+    public let sectorCount: UInt32
+    public let startSector: UInt64
 
-    package var forceUnitAccess: Bool { operationAndFlags & 1 << 13 != 0 }
+    public var forceUnitAccess: Bool { operationAndFlags & 1 << 13 != 0 }
     /// Write-zeroes only: the space must stay allocated.
-    package var noUnmap: Bool { operationAndFlags & 1 << 15 != 0 }
+    public var noUnmap: Bool { operationAndFlags & 1 << 15 != 0 }
 
-    package init(operationAndFlags: UInt32, sectorCount: UInt32, startSector: UInt64) {
+    public init(operationAndFlags: UInt32, sectorCount: UInt32, startSector: UInt64) {
         operation = Operation(rawValue: UInt8(truncatingIfNeeded: operationAndFlags))
         self.operationAndFlags = operationAndFlags
         // A FLUSH has no range; the kernel leaves all ones there.
@@ -34,25 +34,25 @@ package struct IODescriptor: Equatable, Sendable {
 ///
 /// All state is the number of tags on either side. Every fetch and commit of a queue must come
 /// from one thread. The user data of commands is the caller's.
-package struct Queue {
-    package enum Event: Equatable, Sendable {
+public struct Queue {
+    public enum Event: Equatable, Sendable {
         /// A request came: read its descriptor.
         case request
         /// The device stops; the tag is not fetched again.
         case aborted
     }
 
-    package let number: UInt16
-    package let depth: UInt16
+    public let number: UInt16
+    public let depth: UInt16
     /// The registered file of /dev/ublkc*N*, for user copy.
-    package let file: UInt32
+    public let file: UInt32
     /// /dev/ublkc*N* itself, for fetches and commits.
     private let descriptor: Int32
     private let descriptors: UnsafeMutableRawPointer
     private let mappedBytes: Int
     /// Tags whose command is with the kernel, and those whose request is being served.
-    package private(set) var fetching = 0
-    package private(set) var serving = 0
+    public private(set) var fetching = 0
+    public private(set) var serving = 0
 
     private static let fetchOperation: UInt32 = 0xc010_7520
     private static let commitOperation: UInt32 = 0xc010_7521
@@ -60,7 +60,7 @@ package struct Queue {
     private static let depthMax = 4096
 
     /// Maps the queue's descriptors.
-    package init(descriptor: Int32, file: UInt32, number: UInt16, depth: UInt16) throws(UblkError) {
+    public init(descriptor: Int32, file: UInt32, number: UInt16, depth: UInt16) throws(UblkError) {
         let page = Int(getpagesize())
         let perQueue = (Self.depthMax * Self.descriptorBytes + page - 1) / page * page
         let bytes = (Int(depth) * Self.descriptorBytes + page - 1) / page * page
@@ -79,12 +79,12 @@ package struct Queue {
     }
 
     /// The mapping holds the device: it cannot be deleted before.
-    package func unmap() { munmap(descriptors, mappedBytes) }
+    public func unmap() { munmap(descriptors, mappedBytes) }
 
     /// Nothing of the queue is anywhere any more.
-    package var isDrained: Bool { fetching == 0 && serving == 0 }
+    public var isDrained: Bool { fetching == 0 && serving == 0 }
 
-    package func descriptor(tag: UInt16) -> IODescriptor {
+    public func descriptor(tag: UInt16) -> IODescriptor {
         precondition(tag < depth)
         let base = descriptors + Int(tag) * Self.descriptorBytes
         return IODescriptor(
@@ -95,7 +95,7 @@ package struct Queue {
 
     /// Asks for a request on the tag; false if the ring is full. `address` is the tag's buffer in
     /// copy mode, else 0.
-    package mutating func prepareFetch(
+    public mutating func prepareFetch(
         _ ring: inout Ring, tag: UInt16, address: UInt64, userData: UInt64
     ) -> Bool {
         guard
@@ -112,7 +112,7 @@ package struct Queue {
     ///
     /// `result` is the whole length in bytes, or -errno: never a part (kernels differ in what they
     /// make of it, and some take it for success).
-    package mutating func prepareCommit(
+    public mutating func prepareCommit(
         _ ring: inout Ring, tag: UInt16, result: Int32, address: UInt64, userData: UInt64
     ) -> Bool {
         precondition(serving > 0, "a result for a request that is not there")
@@ -131,7 +131,7 @@ package struct Queue {
     }
 
     /// Takes the completion of a fetch or commit.
-    package mutating func completed(result: Int32) -> Event {
+    public mutating func completed(result: Int32) -> Event {
         precondition(fetching > 0, "a completion of a command that was not sent")
         fetching -= 1
         guard result == 0 else { return .aborted }
@@ -140,7 +140,7 @@ package struct Queue {
     }
 
     /// Where a request's bytes are in /dev/ublkc*N*, for pread and pwrite (user copy).
-    package static func userCopyOffset(queue: UInt16, tag: UInt16, byte: UInt32) -> UInt64 {
+    public static func userCopyOffset(queue: UInt16, tag: UInt16, byte: UInt32) -> UInt64 {
         precondition(byte < 1 << 25)
         return 0x8000_0000 + (UInt64(queue) << 41 | UInt64(tag) << 25 | UInt64(byte))
     }

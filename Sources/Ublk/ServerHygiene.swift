@@ -5,10 +5,10 @@ import Glibc
 ///
 /// A server that waits for memory which can only be freed by writing to its own device stops for
 /// ever; one that dies takes its device away from a mounted filesystem.
-package enum ServerHygiene {
+public enum ServerHygiene {
     /// Does all of it; returns a sentence for each thing that was refused. None is fatal: a server
     /// without it works until the day memory runs out.
-    package static func apply() -> [String] {
+    public static func apply() -> [String] {
         var refusals: [String] = []
         note(&refusals, ucas_become_io_flusher(), "marking this process as one that writes back")
         note(&refusals, ucas_own_mounts(), "making a mount namespace of its own")

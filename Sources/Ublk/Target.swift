@@ -1,7 +1,7 @@
 /// What stands behind a plain device: turns each request into one step.
 ///
 /// Called on queue threads, several at a time; it answers from immutable data.
-package protocol Target: Sendable {
+public protocol Target: Sendable {
     var parameters: DeviceParameters { get }
     /// An open file the server reads and writes for `Step.read` and the like; nil if none is used.
     var descriptor: Int32? { get }
@@ -9,7 +9,7 @@ package protocol Target: Sendable {
 }
 
 /// What a request needs.
-package enum Step: Equatable, Sendable {
+public enum Step: Equatable, Sendable {
     /// Nothing more: 0 or -errno (for reads and writes the server adds the length).
     case done(Int32)
     /// Bytes of the target's file.
@@ -23,35 +23,35 @@ package enum Step: Equatable, Sendable {
 }
 
 /// Answers everything at once and keeps nothing: what the driver and the rings cost.
-package struct NullTarget: Target {
-    package let parameters: DeviceParameters
-    package let descriptor: Int32? = nil
+public struct NullTarget: Target {
+    public let parameters: DeviceParameters
+    public let descriptor: Int32? = nil
 
-    package init(sectorCount: UInt64 = 250 << 21, maxSectors: UInt32) {
+    public init(sectorCount: UInt64 = 250 << 21, maxSectors: UInt32) {
         var parameters = DeviceParameters(sectorCount: sectorCount, maxSectors: maxSectors)
         parameters.discard = DeviceParameters.Discard(
             granularityBytes: 4096, maxSectors: UInt32(clamping: sectorCount))
         self.parameters = parameters
     }
 
-    package func step(_ request: IODescriptor) -> Step {
+    public func step(_ request: IODescriptor) -> Step {
         request.operation == nil ? .done(-95) : .done(0)  // EOPNOTSUPP
     }
 }
 
 /// A file or block device, opened by the caller.
-package struct FileTarget: Target {
-    package let parameters: DeviceParameters
-    package let descriptor: Int32?
+public struct FileTarget: Target {
+    public let parameters: DeviceParameters
+    public let descriptor: Int32?
     private let isBlockDevice: Bool
 
-    package init(descriptor: Int32, isBlockDevice: Bool, parameters: DeviceParameters) {
+    public init(descriptor: Int32, isBlockDevice: Bool, parameters: DeviceParameters) {
         self.descriptor = descriptor
         self.isBlockDevice = isBlockDevice
         self.parameters = parameters
     }
 
-    package func step(_ request: IODescriptor) -> Step {
+    public func step(_ request: IODescriptor) -> Step {
         let offset = request.startSector * 512
         let byteCount = UInt64(request.sectorCount) * 512
         switch request.operation {

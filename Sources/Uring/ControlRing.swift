@@ -4,10 +4,10 @@ import CLiburing
 ///
 /// Each call makes a small ring of its own: calls from several threads do not meet, and a command
 /// that never ends keeps nothing but its ring.
-package enum ControlRing {
+public enum ControlRing {
     /// The command's result, or -ETIME when the kernel has not answered in time; then the ring is
     /// left to the kernel.
-    package static func run(
+    public static func run(
         descriptor: Int32, operation: UInt32, payload: UnsafeRawBufferPointer, seconds: Int
     ) -> Int32 {
         precondition(payload.count <= 80)

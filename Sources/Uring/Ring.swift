@@ -1,23 +1,23 @@
 import CLiburing
 
 /// Why a ring could not be made or used.
-package struct RingError: Error, Equatable, Sendable {
+public struct RingError: Error, Equatable, Sendable {
     /// The step that failed, for example "set up".
-    package let step: String
-    package let errno: Int32
+    public let step: String
+    public let errno: Int32
 
-    package init(step: String, errno: Int32) {
+    public init(step: String, errno: Int32) {
         self.step = step
         self.errno = errno
     }
 }
 
 /// One io_uring, made and used by one thread.
-package struct Ring: ~Copyable {
+public struct Ring: ~Copyable {
     fileprivate let ring: UnsafeMutablePointer<io_uring>
     private var files: [Bool] = []
 
-    package init(entries: UInt32, completions: UInt32) throws(RingError) {
+    public init(entries: UInt32, completions: UInt32) throws(RingError) {
         ring = .allocate(capacity: 1)
         var parameters = io_uring_params()
         let result = Self.setUp(ring, entries, completions, &parameters)
@@ -51,18 +51,18 @@ package struct Ring: ~Copyable {
         ring.deallocate()
     }
 
-    package mutating func registerFiles(count: UInt32) throws(RingError) {
+    public mutating func registerFiles(count: UInt32) throws(RingError) {
         let result = io_uring_register_files_sparse(ring, count)
         guard result >= 0 else { throw RingError(step: "register files", errno: -result) }
         files = [Bool](repeating: false, count: Int(count))
     }
 
-    package func freeFile(from first: UInt32) -> UInt32? {
+    public func freeFile(from first: UInt32) -> UInt32? {
         (Int(first)..<files.count).first { !files[$0] }.map { UInt32($0) }
     }
 
     /// 0 or -errno; -1 empties the place.
-    package mutating func setFile(_ file: UInt32, descriptor: Int32) -> Int32 {
+    public mutating func setFile(_ file: UInt32, descriptor: Int32) -> Int32 {
         var descriptor = descriptor
         let result = io_uring_register_files_update(ring, file, &descriptor, 1)
         if result >= 0 { files[Int(file)] = descriptor >= 0 }
@@ -71,7 +71,7 @@ package struct Ring: ~Copyable {
 
     /// Makes room for so many entries: if there is none, those prepared are handed over, at the
     /// price of a system call. For callers who cannot keep what does not fit.
-    @inline(__always) package mutating func makeRoom(_ count: UInt32) {
+    @inline(__always) public mutating func makeRoom(_ count: UInt32) {
         if io_uring_sq_space_left(ring) < count { makeRoomBySubmitting(count) }
     }
 
@@ -81,11 +81,11 @@ package struct Ring: ~Copyable {
     }
 
     /// Entries prepared and not handed over.
-    package var preparedCount: UInt32 { io_uring_sq_ready(ring) }
+    public var preparedCount: UInt32 { io_uring_sq_ready(ring) }
 
     private func next() -> UnsafeMutablePointer<io_uring_sqe>? { io_uring_get_sqe(ring) }
 
-    package mutating func prepareRead(
+    public mutating func prepareRead(
         file: UInt32, into address: UnsafeMutableRawPointer, byteCount: UInt32, offset: UInt64,
         userData: UInt64
     ) -> Bool {
@@ -95,7 +95,7 @@ package struct Ring: ~Copyable {
     }
 
     /// A read that may wait for long, of a file that is not registered: see `prepareCommand`.
-    package mutating func prepareLongRead(
+    public mutating func prepareLongRead(
         descriptor: Int32, into address: UnsafeMutableRawPointer, byteCount: UInt32,
         userData: UInt64
     ) -> Bool {
@@ -105,7 +105,7 @@ package struct Ring: ~Copyable {
         return true
     }
 
-    package mutating func prepareWrite(
+    public mutating func prepareWrite(
         file: UInt32, from address: UnsafeMutableRawPointer, byteCount: UInt32, offset: UInt64,
         isDurable: Bool, userData: UInt64
     ) -> Bool {
@@ -115,14 +115,14 @@ package struct Ring: ~Copyable {
         return finish(sqe, userData)
     }
 
-    package mutating func prepareFlush(file: UInt32, userData: UInt64) -> Bool {
+    public mutating func prepareFlush(file: UInt32, userData: UInt64) -> Bool {
         guard let sqe = next() else { return false }
         io_uring_prep_fsync(sqe, Int32(file), 1)  // IORING_FSYNC_DATASYNC
         return finish(sqe, userData)
     }
 
     /// The block layer's discard command (kernels from 6.12).
-    package mutating func prepareDiscard(
+    public mutating func prepareDiscard(
         file: UInt32, offset: UInt64, byteCount: UInt64, userData: UInt64
     ) -> Bool {
         guard let sqe = next() else { return false }
@@ -135,7 +135,7 @@ package struct Ring: ~Copyable {
         return finish(sqe, userData)
     }
 
-    package mutating func preparePunchHole(
+    public mutating func preparePunchHole(
         file: UInt32, offset: UInt64, byteCount: UInt64, userData: UInt64
     ) -> Bool {
         guard let sqe = next() else { return false }
@@ -146,7 +146,7 @@ package struct Ring: ~Copyable {
     }
 
     /// Zeroes, with the space staying allocated.
-    package mutating func prepareZeroRange(
+    public mutating func prepareZeroRange(
         file: UInt32, offset: UInt64, byteCount: UInt64, userData: UInt64
     ) -> Bool {
         guard let sqe = next() else { return false }
@@ -164,7 +164,7 @@ package struct Ring: ~Copyable {
     }
 
     /// Hands over what was prepared and waits for so many completions.
-    package mutating func submit(waitFor count: UInt32) {
+    public mutating func submit(waitFor count: UInt32) {
         while true {
             let result =
                 count > 0
@@ -180,7 +180,7 @@ package struct Ring: ~Copyable {
     }
 
     /// Takes completions, as many as there are and fit.
-    package mutating func drain(
+    public mutating func drain(
         into taken: UnsafeMutablePointer<(userData: UInt64, result: Int32)>, capacity: Int
     ) -> Int {
         var count = 0
@@ -206,7 +206,7 @@ extension Ring {
     /// It is not a registered file: such a command may wait for long, and before Linux 6.13 a
     /// registered file that was taken out of the table, whichever it is, stays open as long as any
     /// request waits that was sent earlier with a registered file.
-    package mutating func prepareCommand(
+    public mutating func prepareCommand(
         descriptor: Int32, operation: UInt32, low: UInt64, high: UInt64, userData: UInt64
     ) -> Bool {
         guard let sqe = io_uring_get_sqe(ring) else { return false }

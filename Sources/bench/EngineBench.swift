@@ -149,10 +149,12 @@ struct NullLoop: ~Copyable {
         let request = Request(operation, core: 1, startSector: line * 8, sectorCount: 8)
         guard engine.submit(request) != nil else { preconditionFailure("the engine is full") }
         while let command = engine.nextCommand() {
+            let kind = command.pointee.kind
+            let token = command.pointee.token
             engine.commandTaken()
-            switch command.kind {
+            switch kind {
             case .answer, .releaseSlot, .wakeWorker, .flushEnded: break
-            default: engine.complete(command.token, result: 0)
+            default: engine.complete(token, result: 0)
             }
         }
     }
