@@ -45,6 +45,8 @@ public struct Command: Equatable, Sendable {
         case wakeWorker
         /// A flush of core `core` begun with `beginFlush` ended with `result`. Not completed back.
         case flushEnded
+        /// No write-back write is under way (`beginSettling`). Not completed back.
+        case writesSettled
     }
 
     public var kind: Kind

@@ -37,6 +37,8 @@ struct DiscardList {
 /// set, so no discard costs more than one look at every way.
 extension Engine {
     private static var stepsPerTurn: Int { 32 }
+    /// -EOPNOTSUPP.
+    private static var notSupported: Int32 { -95 }
 
     mutating func startDiscard(_ slot: UInt32) {
         guard let index = parts.acquire() else {
@@ -77,7 +79,7 @@ extension Engine {
         if result < 0 {
             // The core may have lost some of it: what is clean in the cache is not the core's
             // content any more and goes, too; what is dirty stays.
-            counters.add(.coreWriteErrors, core)
+            if result != Self.notSupported { counters.add(.coreWriteErrors, core) }
             parts[index].pointee.coreFailure = result
         }
         discards.append(index, parts)
@@ -111,7 +113,9 @@ extension Engine {
             parts[index].pointee.firstLine += 1
             steps += 1
         }
-        let result = parts[index].pointee.coreFailure
+        // A discard is a hint: that the device does not understand it is no error.
+        let failure = parts[index].pointee.coreFailure
+        let result = failure == Self.notSupported ? 0 : failure
         partDone(index)
         partReady(slot, result)
     }

@@ -214,8 +214,7 @@ extension Engine {
         if part.pointee.coreFailure == 0, part.pointee.cacheFailure == 0,
             part.pointee.owners != 0
         {
-            part.pointee.phase = .awaitingAnswer
-            partReady(part.pointee.request, 0)
+            letGoOfReaders(index)
             return
         }
         if part.pointee.coreFailure == 0, part.pointee.cacheFailure != 0 {
@@ -223,6 +222,21 @@ extension Engine {
             return
         }
         releaseAndEndRead(index, part.pointee.coreFailure)
+    }
+
+    /// The data is in the buffer: while the part waits for the request's other parts it keeps the
+    /// lines it fills, which nobody's read waits for, and no reader's use, which some may.
+    private mutating func letGoOfReaders(_ index: UInt32) {
+        let part = parts[index]
+        let set = part.pointee.set
+        let access = SetAccess(shared, set, counters)
+        access.sidecar.lock()
+        releaseReaders(part, access)
+        let waiters = takeWaiters(access)
+        access.sidecar.unlock()
+        part.pointee.phase = .awaitingAnswer
+        partReady(part.pointee.request, 0)
+        wake(waiters, set: set)
     }
 
     mutating func readRetryEnded(_ index: UInt32) {
@@ -306,7 +320,6 @@ extension Engine {
             }
         }
         abandonFill(part, access)
-        releaseReaders(part, access)
         let waiters = takeWaiters(access)
         access.sidecar.unlock()
         partDone(index)

@@ -20,10 +20,11 @@ public struct EngineLimits: Sendable {
 /// step takes at most one set lock at a time and never keeps it. The product and the simulator
 /// run the same engine.
 ///
-/// Who waits for whom: a read waits for a line being written through, a write for whoever has the
-/// line exclusively, an exclusive use for writers and the cleaner. A part takes all its lines or
-/// none, and keeps none while it waits. Only reads keep lines (those they fill) while another part
-/// of theirs waits, and nobody a read waits for waits for a read: so nothing can lock up.
+/// Who waits for whom: a read waits for a line being written through and for one that has as many
+/// readers as can be counted, a write for whoever has the line exclusively, an exclusive use for
+/// writers and the cleaner. A part takes all its lines or none, and keeps none while it waits. Only
+/// reads keep lines (those they fill, exclusively) while another part of theirs waits, and nobody a
+/// read waits for waits for a read's exclusive use: so nothing can lock up.
 public struct Engine: ~Copyable {
     let shared: SharedCache
     let geometry: Geometry
@@ -37,6 +38,8 @@ public struct Engine: ~Copyable {
     var parkedFirst = noSlot
     var parkedLast = noSlot
     var discards = DiscardList()
+    /// Somebody waits for the end of the write-back writes under way.
+    var isSettling = false
     var cleaner: Cleaner
 
     // Numbers of the geometry the hot paths need, and shifts that turn sectors into lines, extents and granules.
@@ -170,6 +173,22 @@ extension Engine {
 
     @usableFromInline mutating func releaseSlot(_ slot: UInt32) { requests.release(slot) }
 
+    /// A `writesSettled` command comes when no write-back write is under way. The caller has seen to
+    /// it that none begins meanwhile (`freezeDirty`), and asks once at a time.
+    public mutating func beginSettling() {
+        precondition(!isSettling, "asked to settle twice at a time")
+        isSettling = true
+    }
+
+    private func hasWriteBackWrites() -> Bool {
+        (0..<UInt32(requests.capacity)).contains { slot in
+            let request = requests[slot]
+            return requests.isInUse(slot) && !request.pointee.isAnswered
+                && request.pointee.request.operation == .write
+                && request.pointee.mode == .writeBack
+        }
+    }
+
     /// Whether background work goes on without anything having to happen outside: a turn does a
     /// bounded piece of it, and the next turn must come without waiting.
     public var hasMoreToDo: Bool {
@@ -180,6 +199,10 @@ extension Engine {
     @usableFromInline mutating func pump() {
         continueDiscards()
         continueCleaning()
+        if isSettling, !hasWriteBackWrites() {
+            isSettling = false
+            _ = commands.append(.writesSettled)
+        }
     }
 }
 

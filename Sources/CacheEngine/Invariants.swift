@@ -1,4 +1,26 @@
-import CacheFormat
+public import CacheFormat
+
+/// Where a line is in the cache.
+public struct LinePlace {
+    public let set: UInt32
+    public let way: Int
+    public let state: LineState
+}
+
+extension SharedCache {
+    /// Looks a line up from outside of any engine; for tests and the simulator.
+    public func place(ofLine line: UInt64, core: UInt16) -> LinePlace? {
+        let offset = cores[Int(core)].coreOffset
+        let set = UInt32(geometry.set(ofCoreLine: line, coreOffset: offset))
+        let access = SetAccess(self, set, counters: workerCount)
+        access.sidecar.lock()
+        defer { access.sidecar.unlock() }
+        let found = access.search(
+            Identity(core: core, line: line, ioClass: 0),
+            fingerprint: SetPageView.fingerprint(core: core, line: line))
+        return found.map { LinePlace(set: set, way: $0, state: access.page.state($0)) }
+    }
+}
 
 /// What must hold in the set table at any moment between two engine steps.
 extension SharedCache {

@@ -116,6 +116,7 @@ struct RequestSlot {
         hitSet = set
         hitWay = UInt8(truncatingIfNeeded: way)
         hitGranules = granules
+        mode = .writeBack
         isAnswered = false
     }
 

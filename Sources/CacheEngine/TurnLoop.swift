@@ -8,6 +8,7 @@ public enum TurnEvent {
     case setReleased(UInt32)
     case beginFlush(core: UInt16)
     case cancelFlush(core: UInt16)
+    case beginSettling
 }
 
 /// What a turn needs of the world: the product has rings and ublk queues, the simulator an agenda.
@@ -74,6 +75,7 @@ public struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
         case .beginFlush(let core):
             if !engine.beginFlush(core: core) { backend.flushRefused(core: core) }
         case .cancelFlush(let core): engine.cancelFlush(core: core)
+        case .beginSettling: engine.beginSettling()
         }
     }
 

@@ -53,16 +53,26 @@ extension CacheInstance {
             guard core.device != nil else {
                 throw CacheError(
                     .incompatible,
-                    "Core is inactive. To manage the inactive core use '--remove-inactive' "
-                        + "command.")
+                    "Core \(id) of cache \(cacheID) is inactive: its device was not there when the "
+                        + "cache was loaded. Stop the cache and load it with the device present.")
             }
             try refuseUse(
                 of: [core], "Can't remove core \(id) from cache \(cacheID) due to mounted devices:")
             if flush { try clean([id], cancelled: cancelled) }
             try endExport(id)
             // What was written between the flush and the end of the device.
-            if flush { try clean([id], cancelled: { false }) }
+            if flush { try cleanRest(id) }
             try forget(id)
+        }
+    }
+
+    /// Cleans a core whose exported device is gone; if that fails, makes the device again.
+    private func cleanRest(_ id: UInt16) throws(CacheError) {
+        do throws(CacheError) {
+            try clean([id], cancelled: { false })
+        } catch {
+            try? exportAgain(id)
+            throw error
         }
     }
 

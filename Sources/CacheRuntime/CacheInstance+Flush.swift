@@ -70,8 +70,8 @@ extension CacheInstance {
             CacheError(
                 .interrupted,
                 "You have interrupted flushing of cache dirty data. CAS continues to operate "
-                    + "normally and dirty data that remains on cache device will be flushed by "
-                    + "cleaning thread.")
+                    + "normally and dirty data that remains on cache device stays there until it is "
+                    + "flushed.")
         case -EBUSY:
             CacheError(.flushRunning, "Another flush operation in progress")
         default:
@@ -123,9 +123,11 @@ extension CacheInstance {
             stopBackgroundFlush()
             if old == .writeBack && flush {
                 try refuseInactive()
-                // No new dirty data meanwhile: then the end of the flush is the end of it.
+                // No new dirty data meanwhile, and none from writes that began before: then the end
+                // of the flush is the end of it.
                 shared.freezeDirty()
                 defer { shared.thawDirty() }
+                for worker in workers { _ = try worker.ask { .settle($0) } }
                 try clean(state.withLock { Array($0.cores.keys) }, cancelled: cancelled)
                 try applyMode(mode)
             } else {

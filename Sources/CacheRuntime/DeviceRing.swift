@@ -181,9 +181,7 @@ extension DeviceRing {
             guard result == -EOPNOTSUPP || result == -EINVAL else { return .ended(min(result, 0)) }
             transfer.pointee.operation = .punchHole
             return .goesOn
-        case .punchHole:
-            // A hint that the device does not understand.
-            return .ended(result == -EOPNOTSUPP ? 0 : min(result, 0))
+        case .punchHole: return .ended(min(result, 0))
         case .read, .write:
             guard result > 0 else { return .ended(result == 0 ? -EIO : result) }
             transfer.pointee.done += UInt64(result)

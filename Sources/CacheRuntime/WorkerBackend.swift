@@ -21,6 +21,7 @@ struct WorkerBackend<Front: RequestFront & ~Copyable>: TurnBackend, ~Copyable {
     private var isMailboxArmed = false
     private var messages: [WorkerMessage] = []
     private var stopping: Reply?
+    private var settling: Reply?
     /// Whether the loop asked for requests when it last asked for events.
     private var acceptsRequests = true
     /// A command was refused that no completion will make possible.
@@ -176,6 +177,10 @@ extension WorkerBackend where Front: ~Copyable {
             return .beginFlush(core: core)
         case .cancelFlush(let core):
             return .cancelFlush(core: core)
+        case .settle(let reply):
+            precondition(settling == nil, "asked to settle twice at a time")
+            settling = reply
+            return .beginSettling
         case .stop(let reply):
             stopping = reply
         }
@@ -226,6 +231,10 @@ extension WorkerBackend where Front: ~Copyable {
         case .flushEnded:
             flushEnded(command.pointee.core, command.pointee.result)
             return true
+        case .writesSettled:
+            settling?.set(0)
+            settling = nil
+            return true
         }
     }
 
@@ -247,7 +256,7 @@ extension WorkerBackend where Front: ~Copyable {
             let byCommand = cores.canDiscardByCommand[Int(command.pointee.core)]
             (transfer.operation, isCore) = (byCommand ? .discard : .punchHole, true)
             transfer.byteCount = command.pointee.discardByteCount
-        case .answer, .releaseSlot, .wakeWorker, .flushEnded:
+        case .answer, .releaseSlot, .wakeWorker, .flushEnded, .writesSettled:
             preconditionFailure("not a transfer")
         }
         if isCore {

@@ -18,8 +18,8 @@ extension Runner {
             status, attempt: [],
             interrupted:
                 "You have interrupted flushing of cache dirty data. CAS continues to operate",
-            "normally and dirty data that remains on cache device will be flushed by cleaning "
-                + "thread.")
+            "normally and dirty data that remains on cache device stays there until it is "
+                + "flushed.")
     }
 
     func stop(_ cache: UInt16, _ flush: Bool) async throws(Failure) -> Answer {

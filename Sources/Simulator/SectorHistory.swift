@@ -49,6 +49,13 @@ struct SectorHistory {
         return true
     }
 
+    /// The one value the sector can have, if all writes to it had ended before `moment`.
+    func settled(before moment: UInt64) -> UInt64? {
+        guard values.allSatisfy({ ($0.ended ?? .max) < moment }) else { return nil }
+        let possible = values.filter { $0.overwritten == nil }
+        return possible.count == 1 ? possible[0].stamp : nil
+    }
+
     /// Forgets values no read that is still under way could return.
     mutating func prune(oldestRead: UInt64) {
         guard values.count > 4 else { return }

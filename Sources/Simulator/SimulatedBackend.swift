@@ -53,6 +53,7 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
             world.inboxes[Int(command.slot)].append(.setReleased(UInt32(command.deviceOffset)))
         case .flushEnded:
             world.flushesEnded[command.core] = command.result
+        case .writesSettled: world.settling.remove(worker)
         default:
             let client = command.buffer.isCleaning ? nil : slots[command.buffer.index]
             let transfer = SimulatedTransfer(

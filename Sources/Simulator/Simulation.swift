@@ -6,11 +6,12 @@ import CacheEngine
 /// sampled events, the whole table each time); every read is judged; at the end everything is
 /// flushed, and each core must hold what its users wrote.
 package final class Simulation {
-    private let world: World
-    private var workers: [SimulatedWorker] = []
+    let world: World
+    private(set) var workers: [SimulatedWorker] = []
     private var made = 0
-    private var removing: SimulatedCore?
-    private var flushing: Set<UInt16> = []
+    var removing: SimulatedCore?
+    var flushing: Set<UInt16> = []
+    var modeChange: ModeChange?
 
     /// With `traced` a violation is told with the last events of its sector; that costs time.
     package init(_ scenario: Scenario, traced: Bool = false) {
@@ -81,6 +82,8 @@ package final class Simulation {
             if turns > 500_000 { world.fail("requests never end: \(world.underWay.count) left") }
             if let violation = world.violation { throw violation }
             finishRemoval()
+            continueModeChange()
+            if removing != nil || modeChange != nil { idle = 0 }
         }
     }
 
@@ -95,79 +98,17 @@ package final class Simulation {
             if world.shared.sum(.dirtyLines, core: core.id) != 0 {
                 world.fail("core \(core.id) is dirty after its flush")
             }
-            flushDevice(core)
+            // What went to the core directly is the users' to flush.
+            world.submit(Request(.flush, core: core.id), core)
+            try drain()
             world.checkCoreContents(core)
             if let violation = world.violation { throw violation }
         }
     }
-
-    /// The user's FLUSH: what went to the core directly becomes durable, too.
-    private func flushDevice(_ core: SimulatedCore) {
-        core.device.makeDurable(core.device.unflushed)
-    }
-}
-
-// MARK: - Management while requests go on
-
-extension Simulation {
-    private func maybeManage() {
-        let scenario = world.scenario
-        if world.random.below(1000) < scenario.modeSwitchPerMille {
-            world.shared.mode =
-                [.writeBack, .writeThrough, .passThrough][world.random.below(3)]
-        }
-        if world.random.below(1000) < scenario.coreFlushPerMille {
-            let core = world.cores[world.random.below(world.cores.count)]
-            if core.isAttached, removing == nil, !flushing.contains(core.id) { beginFlush(core) }
-        }
-        for core in flushing where world.flushesEnded[core] != nil { flushing.remove(core) }
-        if removing == nil, flushing.isEmpty,
-            world.random.below(1000) < scenario.coreRemovalPerMille, scenario.errorPerMille == 0
-        {
-            removing = world.cores[world.random.below(world.cores.count)]
-            removing?.isPaused = true
-        }
-        finishRemoval()
-    }
-
-    private func beginFlush(_ core: SimulatedCore) {
-        world.flushesEnded[core.id] = nil
-        flushing.insert(core.id)
-        world.inboxes[Int(core.id) % workers.count].append(.beginFlush(core: core.id))
-    }
-
-    /// A core is taken away in steps: no more requests, flush, drop its lines, forget it; then it
-    /// comes back, and its content must be what was written.
-    private func finishRemoval() {
-        guard let core = removing, core.requestsUnderWay == 0 else { return }
-        if !flushing.contains(core.id),
-            world.flushesEnded[core.id] == nil || !core.isFlushedForRemoval
-        {
-            core.isFlushedForRemoval = true
-            beginFlush(core)
-            return
-        }
-        guard let result = world.flushesEnded[core.id] else { return }
-        flushing.remove(core.id)
-        if result != 0 { world.fail("the flush before the removal failed with \(result)") }
-        guard world.shared.sum(.dirtyLines, core: core.id) == 0 else {
-            world.fail("core \(core.id) is dirty after the flush before its removal")
-            return
-        }
-        guard world.shared.dropLines(core: core.id) else { return }
-        world.shared.removeCore(core.id)
-        flushDevice(core)
-        world.checkCoreContents(core)
-        world.addToCache(core)
-        core.isPaused = false
-        core.isFlushedForRemoval = false
-        world.flushesEnded[core.id] = nil
-        removing = nil
-    }
 }
 
 /// A worker: the product's turn loop over the simulated backend.
-private final class SimulatedWorker {
+final class SimulatedWorker {
     private var loop: TurnLoop<SimulatedBackend>
 
     init(world: World, index: Int) {

@@ -1,4 +1,5 @@
 import CacheEngine
+import CacheFormat
 
 /// The users' side: making up requests, and judging the answers.
 extension World {
@@ -52,7 +53,7 @@ extension World {
         request.sectorCount = UInt32(sectors)
     }
 
-    private func submit(_ request: Request, _ core: SimulatedCore) {
+    func submit(_ request: Request, _ core: SimulatedCore) {
         let now = tick()
         let client = ClientRequest(
             origin: nextOrigin, request: request, core: core, begun: now, stamp: nextStamp)
@@ -89,7 +90,30 @@ extension World {
             for sector in client.sectors {
                 client.core.history[sector].writeEnded(0, at: now, certain: false)
             }
-        case .flush: break
+        case .flush:
+            if result == 0 { checkDurable(client.core, before: client.begun) }
+        }
+    }
+
+    /// Rule 2: what was acknowledged before a FLUSH began would survive a power cut now.
+    private func checkDurable(_ core: SimulatedCore, before moment: UInt64) {
+        let lineSectors = Int(geometry.lineBytes) / 512
+        for first in stride(from: 0, to: core.sectorCount, by: lineSectors) {
+            let line = UInt64(first / lineSectors)
+            let place = shared.place(ofLine: line, core: core.id)
+            for sector in first..<min(first + lineSectors, core.sectorCount) {
+                guard let stamp = core.history[sector].settled(before: moment) else { continue }
+                let granule = UInt16(1) << UInt16(sector - first)
+                var found = core.device.durable[sector]
+                if let place, place.state.dirty & granule != 0 {
+                    let offset = geometry.cacheOffset(set: place.set, way: place.way)
+                    found = cacheDevice.durable[Int(offset / 512) + sector - first]
+                }
+                if found != stamp {
+                    fail(core, sector, "would be \(found) after a power cut behind its FLUSH")
+                    return
+                }
+            }
         }
     }
 

@@ -22,6 +22,8 @@ final class World {
     var nextStamp: UInt64 = 1
     var eventCount: UInt64 = 0
     var flushesEnded: [UInt16: Int32] = [:]
+    /// Workers that have not yet reported the end of their write-back writes.
+    var settling: Set<Int> = []
     var violation: Violation?
     /// What happened lately, for the message of a failing seed; kept only when asked for.
     let trace: EventTrace?
@@ -91,7 +93,7 @@ final class SimulatedCore {
     var isPaused = false
     /// Stamps of writes acknowledged and not yet covered by an answered FLUSH are not here.
     var requestsUnderWay = 0
-    var isFlushedForRemoval = false
+    var removal = RemovalStep.cleaning
 
     init(id: UInt16, sectorCount: Int) {
         self.id = id
@@ -99,6 +101,11 @@ final class SimulatedCore {
         device = SimulatedDevice(name: "core \(id)", sectorCount: sectorCount)
         history = [SectorHistory](repeating: SectorHistory(), count: sectorCount)
     }
+}
+
+/// How far the removal of a core is, once it gets no more requests.
+enum RemovalStep {
+    case cleaning, waitingForCleaning, flushing
 }
 
 /// A request as its user sees it.

@@ -239,6 +239,10 @@ extension QueueServer {
     }
 
     private mutating func copyEnded(_ tag: UInt16, _ result: Int32) {
+        if result == -EAGAIN || result == -EINTR {
+            copy(tag)
+            return
+        }
         guard result > 0 else {
             finish(tag, result == 0 ? -EIO : result)
             return

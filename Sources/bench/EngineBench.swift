@@ -153,7 +153,7 @@ struct NullLoop: ~Copyable {
             let token = command.pointee.token
             engine.commandTaken()
             switch kind {
-            case .answer, .releaseSlot, .wakeWorker, .flushEnded: break
+            case .answer, .releaseSlot, .wakeWorker, .flushEnded, .writesSettled: break
             default: engine.complete(token, result: 0)
             }
         }

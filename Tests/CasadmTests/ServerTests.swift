@@ -192,8 +192,8 @@ extension ProcessTests {
             #expect(
                 run.complaints == """
                     You have interrupted flushing of cache dirty data. CAS continues to operate
-                    normally and dirty data that remains on cache device will be flushed by \
-                    cleaning thread.
+                    normally and dirty data that remains on cache device stays there until it is \
+                    flushed.
 
                     """)
             #expect(server.calls.contains("DELETE /v1/operations/7"))
