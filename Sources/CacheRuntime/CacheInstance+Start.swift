@@ -66,12 +66,7 @@ extension CacheInstance {
         } catch {
             switch error.errno {
             case ENOENT, ENXIO, ENODEV:
-                throw CacheError(
-                    .kernel,
-                    "This kernel offers no ublk: '\(ControlDevice.path)' is missing. Load the "
-                        + "driver with 'modprobe ublk_drv'; if there is no such module, boot a "
-                        + "kernel of version 6.5 or newer that has it (on Debian 12: "
-                        + "linux-image-amd64 from bookworm-backports).")
+                throw CacheError(.kernel, ControlDevice.missingAdvice)
             case EACCES, EPERM:
                 throw CacheError(.permission, "Must be run as root.")
             default:

@@ -86,7 +86,7 @@ enum Catalogue {
         short: "b", long: "by-id-path",
         summary: "Display by-id path to disks instead of short form /dev/sdx")
 
-    private static let modeNames = "{wt|wb|wa|pt|wo}"
+    private static let modeNames = "{wt|wb|pt}"
 
     private static let start = CommandSpec(
         name: .start, short: "S", long: "start-cache",
@@ -109,12 +109,12 @@ enum Catalogue {
             OptionSpec(
                 short: "c", long: "cache-mode",
                 summary: "Set cache mode from available: \(modeNames) "
-                    + "Write-Through, Write-Back, Write-Around, Pass-Through, Write-Only; "
+                    + "Write-Through, Write-Back, Pass-Through; "
                     + "without this parameter Write-Through will be set by default",
                 argument: .required("NAME")),
             OptionSpec(
                 short: "x", long: "cache-line-size",
-                summary: "Set cache line size in kibibytes: {4,8,16,32,64}[KiB] (default: 4)",
+                summary: "Set cache line size in kibibytes: {4}[KiB] (default: 4)",
                 argument: .required("NUMBER")),
             answerFormat,
         ])

@@ -17,8 +17,7 @@ enum HelpText {
         lines += [
             "", "For detailed help on the above commands use --help after the command.", "e.g.",
             indent + "casadm --\(Catalogue.commands[0].long) --help",
-            "For more information, please refer to manual, Admin Guide (man casadm)",
-            "or go to support page <https://open-cas.github.io>.",
+            "For more information, see README.md and Docs/ of ublk-cas.",
         ]
         return lines
     }

@@ -154,7 +154,8 @@ extension Runner {
     }
 
     private static let inactiveCore = Failure(
-        "Core is inactive. To manage the inactive core use '--remove-inactive' command.")
+        "Core is inactive: its device was not there when the cache was loaded. Stop the cache and "
+            + "load it with the device present.")
 
     private static func mountedFailure(_ line: String, _ mounts: [String]) -> Failure {
         var failure = Failure(line)

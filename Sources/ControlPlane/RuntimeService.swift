@@ -54,12 +54,7 @@ package final class RuntimeService: CacheService {
         do throws(UblkError) {
             return try ControlDevice().features()
         } catch {
-            let advice =
-                error.errno == ENOENT
-                ? "\(ControlDevice.path) is not there: load the driver with 'modprobe ublk_drv'."
-                    + " Debian has it from kernel 6.12 on (linux-image-6.12-amd64 of"
-                    + " bookworm-backports)."
-                : "\(error)."
+            let advice = error.errno == ENOENT ? ControlDevice.missingAdvice : "\(error)."
             throw ErrorBody(code: ErrorBody.Code.failed, message: advice)
         }
     }
@@ -72,15 +67,7 @@ package final class RuntimeService: CacheService {
         result.mode = try options.mode.map { mode throws(CacheError) in try engineMode(mode) }
         result.force = options.force
         result.load = options.load
-        if let lineKiB = options.lineKiB {
-            guard lineKiB == 4 || lineKiB == 8 else {
-                throw CacheError(
-                    .invalidArgument,
-                    "Cache lines of \(lineKiB) KiB are not available in this version;"
-                        + " 4 and 8 KiB are.")
-            }
-            result.lineBytes = lineKiB * 1024
-        }
+        result.lineBytes = options.lineKiB.map { $0 &* 1024 }
         return result
     }
 

@@ -74,7 +74,7 @@ package struct Supervisor {
             if waitpid(worker, &status, WNOHANG) == worker { return status }
             let number = sigwaitinfo(&signals, nil)
             if number == SIGTERM || number == SIGINT {
-                logger.info("asked to end: the cache is stopped, dirty data stays in it")
+                logger.info("asked to end: the worker is told to; dirty data stays in the cache")
                 kill(worker, SIGTERM)
             }
         }

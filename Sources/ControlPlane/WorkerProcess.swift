@@ -50,9 +50,13 @@ package struct WorkerProcess {
                         service: StopSignal(end: end),
                         successTerminationBehavior: .gracefullyShutdownGroup),
                     .init(
+                        service: StopOnSignal(
+                            service: started.service, end: end, logger: logger),
+                        successTerminationBehavior: .ignore),
+                    .init(
                         service: ReadinessReport(path: path, ready: ready, started: started),
                         successTerminationBehavior: .ignore),
-                ], gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
+                ], logger: logger))
         var code: Int32 = 0
         do {
             try await group.run()
@@ -61,14 +65,13 @@ package struct WorkerProcess {
             code = 1
         }
         started.lock.removeSocket()
-        return end.isFinished ? code : max(code, stopWithoutFlush(started.service))
+        return end.isFinished ? code : max(code, stopWithoutControl(started.service))
     }
 
-    /// The end by a signal: everything is stored, dirty data stays in the cache.
-    private func stopWithoutFlush(_ service: any CacheService) -> Int32 {
+    /// The control interface is gone, and nobody could stop the cache any more.
+    private func stopWithoutControl(_ service: any CacheService) -> Int32 {
         do throws(ErrorBody) {
             try service.stop(flush: false, OperationWatch())
-            logger.info("cache stopped")
             return 0
         } catch {
             logger.error("\(error.message)")
@@ -113,6 +116,31 @@ private final class EndOfService: Sendable {
 private struct StopSignal: Service {
     let end: EndOfService
     func run() async throws { await end.wait() }
+}
+
+/// The end by a signal: everything is stored, dirty data stays in the cache.
+///
+/// While an exported device is in use the signal is refused: whoever uses it would lose its disk,
+/// and the cache its orderly end. The next signal tries again.
+private struct StopOnSignal: Service {
+    let service: any CacheService
+    let end: EndOfService
+    let logger: Logger
+
+    func run() async throws {
+        let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
+        for await number in signals.cancelOnGracefulShutdown() {
+            logger.info("asked to end by \(number)")
+            do throws(ErrorBody) {
+                try service.stop(flush: false, OperationWatch())
+                logger.info("cache stopped")
+                end.finish()
+                return
+            } catch {
+                logger.error("The cache goes on: \(error.message)")
+            }
+        }
+    }
 }
 
 /// Tells whoever started us, as soon as the control interface answers.

@@ -24,7 +24,7 @@ struct ServerOptions: ParsableArguments {
     @Option(name: [.customShort("c"), .long], help: "wt (default), wb or pt.")
     var cacheMode: String?
 
-    @Option(name: [.customShort("x"), .long], help: "Cache line size in KiB: 4 (default) or 8.")
+    @Option(name: [.customShort("x"), .long], help: "Cache line size in KiB: 4.")
     var cacheLineSize: UInt32?
 
     @Flag(name: [.customShort("l"), .long], help: "Load the cache that is on the device.")

@@ -55,9 +55,7 @@ func openControl() throws -> ControlDevice {
     } catch {
         switch error.errno {
         case ENOENT:
-            throw Failure(
-                "\(ControlDevice.path) is not there: load the driver with 'modprobe ublk_drv';"
-                    + " kernels from 6.5 on have it where CONFIG_BLK_DEV_UBLK is set.")
+            throw Failure(ControlDevice.missingAdvice)
         case EACCES, EPERM: throw Failure("\(ControlDevice.path) is for root only.")
         default: throw Failure("\(error)")
         }

@@ -239,7 +239,7 @@ import Testing
         (
             "-S",
             "   -x  --cache-line-size <NUMBER>       Set cache line size in kibibytes: "
-                + "{4,8,16,32,64}[KiB] (default: 4)"
+                + "{4}[KiB] (default: 4)"
         ),
         ("-Q", "Usage: casadm --set-cache-mode --cache-mode <NAME> --cache-id <ID> [option...]"),
         ("-A", "Usage: casadm --add-core --cache-id <ID> --core-device <DEVICE> [option...]"),

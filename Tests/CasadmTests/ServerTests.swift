@@ -276,8 +276,8 @@ extension ProcessTests {
             let run = await casadm("-R -i 1 -j 1 -f")
             #expect(
                 run.complaints
-                    == "Core is inactive. To manage the inactive core use '--remove-inactive' "
-                    + "command.\n"
+                    == "Core is inactive: its device was not there when the cache was loaded. "
+                    + "Stop the cache and load it with the device present.\n"
             )
             #expect(server.calls.last == "DELETE /v1/cores/1?flush=false")
         }
