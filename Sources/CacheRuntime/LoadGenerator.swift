@@ -22,6 +22,8 @@ package struct LoadPattern: Sendable {
     package var verifies = false
     /// One request in so many is a flush; 0 for none.
     package var flushInterval: UInt64 = 0
+    /// One request in so many is a discard; 0 for none. What it leaves behind is not verified.
+    package var discardInterval: UInt64 = 0
     /// Whether the time of every request is kept.
     package var measuresLatency = false
 
@@ -87,6 +89,7 @@ struct LoadFront: RequestFront, ~Copyable {
     init(pattern: LoadPattern, progress: LoadProgress, slotCount: Int) {
         precondition(pattern.requestSectors > 0 && pattern.depth > 0 && pattern.sectorCount > 0)
         precondition(pattern.sectorCount % UInt64(pattern.requestSectors) == 0)
+        precondition(pattern.discardInterval == 0 || !pattern.verifies)
         self.pattern = pattern
         self.progress = progress
         self.slotCount = slotCount
@@ -134,25 +137,33 @@ extension LoadFront {
         issuedCount += 1
         inFlight += 1
         let startTime = pattern.measuresLatency ? monotonicNanoseconds() : 0
-        let isFlush =
-            pattern.flushInterval > 0 && issuedCount.isMultiple(of: pattern.flushInterval)
-        if isFlush {
+        if isTime(for: pattern.flushInterval) {
             issued[Int(buffer)] = Issued(block: -1, operation: .flush, startTime: startTime)
             return (Request(.flush, core: pattern.core), UInt64(buffer))
         }
         let block = chooseBlock()
-        let isRead = UInt32(truncatingIfNeeded: nextRandom() >> 33) % 100 < pattern.readPercent
+        let operation = chooseOperation()
         blocks[block].isBusy = true
         issued[Int(buffer)] = Issued(
-            block: block, operation: isRead ? .read : .write,
+            block: block, operation: operation,
             version: blocks[block].version &+ 1, startTime: startTime)
-        if !isRead && pattern.verifies { mark(buffer) }
+        if operation == .write && pattern.verifies { mark(buffer) }
         let start = pattern.firstSector + UInt64(block) * UInt64(pattern.requestSectors)
         return (
             Request(
-                isRead ? .read : .write, core: pattern.core, startSector: start,
+                operation, core: pattern.core, startSector: start,
                 sectorCount: pattern.requestSectors), UInt64(buffer)
         )
+    }
+
+    private func isTime(for interval: UInt64) -> Bool {
+        interval > 0 && issuedCount.isMultiple(of: interval)
+    }
+
+    private mutating func chooseOperation() -> Request.Operation {
+        if isTime(for: pattern.discardInterval) { return .discard }
+        let number = UInt32(truncatingIfNeeded: nextRandom() >> 33) % 100
+        return number < pattern.readPercent ? .read : .write
     }
 
     /// A block no other request is on: what overlapping requests leave behind is undefined.

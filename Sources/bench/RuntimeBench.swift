@@ -11,7 +11,9 @@ struct RuntimeBench: ParsableCommand {
         commandName: "runtime",
         abstract: "4 KiB operations a second of the cache without ublk, over files.")
 
-    @Option(help: "read-hit, write-hit, write-through or read-miss; all if omitted.")
+    @Option(
+        help: "read-hit, write-hit, write-through, read-miss or mixed; all but the last if omitted."
+    )
     var row: RuntimeRow?
 
     @Option(help: "Workers, each with a ring and an engine of its own.")
@@ -52,7 +54,7 @@ struct RuntimeBench: ParsableCommand {
             lines: lines, workerCount: workers, directory: directory, cacheFile: cacheFile,
             coreFile: coreFile)
         if !plain { print(RuntimeResult.heading) }
-        for row in row.map({ [$0] }) ?? RuntimeRow.allCases {
+        for row in row.map({ [$0] }) ?? RuntimeRow.comparable {
             let load = try RuntimeLoad(
                 row: row, places: places, workerCount: workers, depth: depth)
             let result = try load.run(operations: UInt64(operations))
@@ -69,6 +71,25 @@ enum RuntimeRow: String, CaseIterable, ExpressibleByArgument {
     case writeThrough = "write-through"
     /// Every line is read from the core device and put into a full cache.
     case readMiss = "read-miss"
+    /// Write-back, with everything that can happen: half of it writes, a part of it hits, dirty
+    /// lines evicted, flushes, discards.
+    case mixed
+
+    /// The rows in which every operation is of the same kind.
+    static let comparable: [RuntimeRow] = [.readHit, .writeHit, .writeThrough, .readMiss]
+
+    /// Whether it uses more of the core than the cache can hold.
+    var exceedsCache: Bool { self == .readMiss || self == .mixed }
+
+    var mode: EngineMode { self == .writeHit || self == .mixed ? .writeBack : .writeThrough }
+
+    var readPercent: UInt32 {
+        switch self {
+        case .readHit, .readMiss: 100
+        case .writeHit, .writeThrough: 0
+        case .mixed: 50
+        }
+    }
 }
 
 /// The two devices, as files of the right sizes, all of their blocks written.
@@ -122,7 +143,7 @@ struct RuntimeLoad {
         self.workerCount = workerCount
         self.depth = depth
         var options = LoadRun.Options(cachePath: places.cachePath, corePath: places.corePath)
-        options.mode = row == .writeHit ? .writeBack : .writeThrough
+        options.mode = row.mode
         options.setCount = UInt64(places.setCount)
         run = try LoadRun(options, workerCount: workerCount)
         try fill()
@@ -131,7 +152,7 @@ struct RuntimeLoad {
     private func fill() throws {
         var patterns = patterns()
         for index in patterns.indices {
-            if row != .readMiss {
+            if !row.exceedsCache {
                 patterns[index].isSequential = true
                 patterns[index].readPercent = 0
                 patterns[index].requestSectors = 128
@@ -144,7 +165,7 @@ struct RuntimeLoad {
 
     /// One pattern a worker: each has a part of the core, in whole extents, to itself.
     private func patterns() -> [LoadPattern] {
-        let lines = row == .readMiss ? places.coreLines : places.residentLines
+        let lines = row.exceedsCache ? places.coreLines : places.residentLines
         let share = lines / workerCount / 16 * 16
         return (0..<workerCount).map { worker in
             var pattern = LoadPattern()
@@ -153,10 +174,14 @@ struct RuntimeLoad {
             pattern.sectorCount = UInt64(share) * 8
             pattern.depth = depth
             pattern.seed = UInt64(worker + 1)
-            pattern.readPercent = row == .readHit || row == .readMiss ? 100 : 0
+            pattern.readPercent = row.readPercent
             if row == .readMiss {
                 pattern.isSequential = true
                 pattern.stride = scatteringStride(share)
+            }
+            if row == .mixed {
+                pattern.flushInterval = 64
+                pattern.discardInterval = 49
             }
             return pattern
         }
@@ -189,8 +214,14 @@ struct RuntimeLoad {
 
     /// Whether the row was what it is called.
     private func check(misses: UInt64, of total: UInt64) throws {
+        let isRight: Bool
+        switch row {
+        case .readHit, .writeHit, .writeThrough: isRight = misses == 0
         // The load begins with lines that the fill may have left in the cache.
-        guard row == .readMiss ? misses >= total - total / 100 : misses == 0 else {
+        case .readMiss: isRight = misses >= total - total / 100
+        case .mixed: isRight = misses > 0 && misses < total
+        }
+        guard isRight else {
             throw BenchError("\(row.rawValue): \(misses) misses in \(total) operations")
         }
     }
