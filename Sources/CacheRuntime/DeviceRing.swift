@@ -56,6 +56,8 @@ struct DeviceRing: ~Copyable {
 
 /// What a worker's devices did that the engine does not count.
 struct TransferCounts: Equatable {
+    var cacheTransfers: UInt64 = 0
+    var coreTransfers: UInt64 = 0
     var shortTransfers: UInt64 = 0
     var retries: UInt64 = 0
 }
@@ -105,6 +107,11 @@ extension DeviceRing {
         transfers[Int(index)] = transfer
         transfers[Int(index)].generation = generation
         freeCount -= 1
+        if transfer.file == WorkerFile.cache {
+            counts.cacheTransfers &+= 1
+        } else {
+            counts.coreTransfers &+= 1
+        }
         queue(index)
         return true
     }

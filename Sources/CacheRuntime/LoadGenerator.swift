@@ -11,6 +11,9 @@ package struct LoadPattern: Sendable {
     package var requestSectors: UInt32 = 8
     package var readPercent: UInt32 = 100
     package var isSequential = false
+    /// Sequential loads: blocks from one request to the next. If it and the number of blocks have
+    /// no common divisor, every block has its turn before any comes back.
+    package var stride = 1
     package var depth: UInt32 = 32
     /// Requests until the generator rests.
     package var requestCount: UInt64 = 0
@@ -19,6 +22,10 @@ package struct LoadPattern: Sendable {
     package var verifies = false
     /// One request in so many is a flush; 0 for none.
     package var flushInterval: UInt64 = 0
+    /// One request in so many is a discard; 0 for none. What it leaves behind is not verified.
+    package var discardInterval: UInt64 = 0
+    /// Whether the time of every request is kept.
+    package var measuresLatency = false
 
     package init() {}
 
@@ -29,15 +36,23 @@ package struct LoadPattern: Sendable {
 }
 
 /// How far a load is; written by its worker, read by anybody.
-package final class LoadProgress: Sendable {
+package final class LoadProgress: @unchecked Sendable {
     package let answered = Atomic<UInt64>(0)
     package let errors = Atomic<UInt64>(0)
     package let mismatches = Atomic<UInt64>(0)
     /// Nanoseconds of the monotonic clock at the first request and at the last answer.
     package let startTime = Atomic<UInt64>(0)
     package let endTime = Atomic<UInt64>(0)
+    /// Nanoseconds each answered request took, to be read when all are answered; or empty.
+    package var latencies: UnsafeBufferPointer<UInt32> { UnsafeBufferPointer(latencyLog) }
+    fileprivate let latencyLog: UnsafeMutableBufferPointer<UInt32>
 
-    package init() {}
+    package init(latencyCount: Int = 0) {
+        latencyLog = .allocate(capacity: latencyCount)
+        latencyLog.initialize(repeating: 0)
+    }
+
+    deinit { latencyLog.deallocate() }
 }
 
 /// Requests made up inside the process: the worker without ublk, for tests and benchmarks.
@@ -53,6 +68,8 @@ struct LoadFront: RequestFront, ~Copyable {
         var block = 0
         var operation = Request.Operation.read
         var version: UInt32 = 0
+        /// Nanoseconds of the monotonic clock, where latency is measured.
+        var startTime: UInt64 = 0
     }
 
     private let pattern: LoadPattern
@@ -72,6 +89,7 @@ struct LoadFront: RequestFront, ~Copyable {
     init(pattern: LoadPattern, progress: LoadProgress, slotCount: Int) {
         precondition(pattern.requestSectors > 0 && pattern.depth > 0 && pattern.sectorCount > 0)
         precondition(pattern.sectorCount % UInt64(pattern.requestSectors) == 0)
+        precondition(pattern.discardInterval == 0 || !pattern.verifies)
         self.pattern = pattern
         self.progress = progress
         self.slotCount = slotCount
@@ -118,25 +136,34 @@ extension LoadFront {
         if issuedCount == 0 { progress.startTime.store(monotonicNanoseconds(), ordering: .relaxed) }
         issuedCount += 1
         inFlight += 1
-        let isFlush =
-            pattern.flushInterval > 0 && issuedCount.isMultiple(of: pattern.flushInterval)
-        if isFlush {
-            issued[Int(buffer)] = Issued(block: -1, operation: .flush)
+        let startTime = pattern.measuresLatency ? monotonicNanoseconds() : 0
+        if isTime(for: pattern.flushInterval) {
+            issued[Int(buffer)] = Issued(block: -1, operation: .flush, startTime: startTime)
             return (Request(.flush, core: pattern.core), UInt64(buffer))
         }
         let block = chooseBlock()
-        let isRead = UInt32(truncatingIfNeeded: nextRandom() >> 33) % 100 < pattern.readPercent
+        let operation = chooseOperation()
         blocks[block].isBusy = true
         issued[Int(buffer)] = Issued(
-            block: block, operation: isRead ? .read : .write,
-            version: blocks[block].version &+ 1)
-        if !isRead && pattern.verifies { mark(buffer) }
+            block: block, operation: operation,
+            version: blocks[block].version &+ 1, startTime: startTime)
+        if operation == .write && pattern.verifies { mark(buffer) }
         let start = pattern.firstSector + UInt64(block) * UInt64(pattern.requestSectors)
         return (
             Request(
-                isRead ? .read : .write, core: pattern.core, startSector: start,
+                operation, core: pattern.core, startSector: start,
                 sectorCount: pattern.requestSectors), UInt64(buffer)
         )
+    }
+
+    private func isTime(for interval: UInt64) -> Bool {
+        interval > 0 && issuedCount.isMultiple(of: interval)
+    }
+
+    private mutating func chooseOperation() -> Request.Operation {
+        if isTime(for: pattern.discardInterval) { return .discard }
+        let number = UInt32(truncatingIfNeeded: nextRandom() >> 33) % 100
+        return number < pattern.readPercent ? .read : .write
     }
 
     /// A block no other request is on: what overlapping requests leave behind is undefined.
@@ -146,7 +173,7 @@ extension LoadFront {
             block = Int(nextRandom().multipliedFullWidth(by: UInt64(blockCount)).high)
         }
         while blocks[block].isBusy { block = (block + 1) % blockCount }
-        nextBlock = (block + 1) % blockCount
+        nextBlock = (block + pattern.stride) % blockCount
         return block
     }
 
@@ -176,11 +203,18 @@ extension LoadFront {
         }
         if request.block >= 0 { blocks[request.block].isBusy = false }
         inFlight -= 1
+        if pattern.measuresLatency { noteLatency(since: request.startTime) }
         let answered = progress.answered.add(1, ordering: .relaxed).newValue
         if answered == pattern.requestCount {
             progress.endTime.store(monotonicNanoseconds(), ordering: .releasing)
         }
         if !keepsBuffer { free(slot) }
+    }
+
+    private func noteLatency(since startTime: UInt64) {
+        let number = Int(progress.answered.load(ordering: .relaxed))
+        let nanoseconds = monotonicNanoseconds() &- startTime
+        progress.latencyLog[number] = UInt32(clamping: nanoseconds)
     }
 
     mutating func release(slot: UInt32, _: inout DeviceRing) { free(slot) }

@@ -29,6 +29,8 @@ package final class LoadRun {
     private let options: Options
     private let pages: UnsafeMutableRawPointer
     private let workerCount: Int
+    /// What each worker did in the last run.
+    package private(set) var activity: [WorkerActivity] = []
 
     package init(_ options: Options, workerCount: Int) throws(CacheError) {
         self.options = options
@@ -71,8 +73,11 @@ package final class LoadRun {
         -> [LoadProgress]
     {
         precondition(patterns.count == workerCount)
-        let progress = patterns.map { _ in LoadProgress() }
-        let workers = try start(patterns, progress)
+        let progress = patterns.map {
+            LoadProgress(latencyCount: $0.measuresLatency ? Int($0.requestCount) : 0)
+        }
+        let reports = patterns.map { _ in WorkerReport() }
+        let workers = try start(patterns, progress, reports)
         while zip(patterns, progress).contains(where: {
             $1.answered.load(ordering: .acquiring) < $0.requestCount
         }) { usleep(500) }
@@ -83,11 +88,12 @@ package final class LoadRun {
             }
         }
         for worker in workers { try worker.stop() }
+        activity = reports.map(\.value)
         return progress
     }
 
     private func start(
-        _ patterns: [LoadPattern], _ progress: [LoadProgress]
+        _ patterns: [LoadPattern], _ progress: [LoadProgress], _ reports: [WorkerReport]
     ) throws(CacheError) -> [Worker] {
         var mailboxes: [Mailbox<WorkerMessage>] = []
         for _ in patterns { mailboxes.append(try Mailbox()) }
@@ -96,9 +102,10 @@ package final class LoadRun {
         let slotCount = options.limits.requestSlots
         var workers: [Worker] = []
         for number in 0..<workerCount {
-            let setup = WorkerSetup(
+            var setup = WorkerSetup(
                 identity: WorkerIdentity(number: number, mailboxes: mailboxes, board: board),
                 shared: shared, limits: options.limits, cacheDescriptor: cache.descriptor)
+            setup.report = reports[number]
             mailboxes[number].post(
                 .attachCore(
                     core: Self.coreID, descriptor: core.descriptor,

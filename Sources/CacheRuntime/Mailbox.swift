@@ -28,10 +28,13 @@ package final class Mailbox<Message: Sendable>: Sendable {
     }
 
     /// Makes the worker look, whether there is a message or not.
-    package func ring() {
-        guard !isFilled.exchange(true, ordering: .acquiringAndReleasing) else { return }
+    /// True if that took a system call.
+    @discardableResult
+    package func ring() -> Bool {
+        guard !isFilled.exchange(true, ordering: .acquiringAndReleasing) else { return false }
         var one: UInt64 = 1
         while write(eventDescriptor, &one, 8) < 0 && errno == EINTR {}
+        return true
     }
 
     /// Claims the duty to wake the worker: true if the caller has to write the event counter.

@@ -53,13 +53,20 @@ struct WorkerSetup: Sendable {
     let cacheDescriptor: Int32
     /// Transfers on their way at a time.
     var transferMax = 4096
+    /// Gets what the worker did, at its end.
+    var report: WorkerReport?
 
     /// The life of a worker thread.
     func serve<Front: RequestFront & ~Copyable>(front: consuming Front, _ ready: Reply) {
         do throws(RingError) {
             var loop = try makeLoop(front: front)
             ready.set(0)
-            while !(loop.backend.shouldEnd && loop.isQuiescent) { loop.turn(mayWait: true) }
+            var turns: UInt64 = 0
+            while !(loop.backend.shouldEnd && loop.isQuiescent) {
+                loop.turn(mayWait: true)
+                turns &+= 1
+            }
+            report?.set(loop.backend.activity(turns: turns))
             loop.backend.reportEnd()
         } catch {
             ready.set(-error.errno)
@@ -88,4 +95,24 @@ struct WorkerSetup: Sendable {
             engine: Engine(shared: shared, worker: identity.number, limits: limits),
             backend: backend)
     }
+}
+
+/// What a worker did in its life.
+package struct WorkerActivity: Equatable, Sendable {
+    package var turns: UInt64 = 0
+    /// Calls that hand the ring over or wait, and those that wake other workers.
+    package var systemCalls: UInt64 = 0
+    /// Reads, writes, flushes and discards that the engine asked for.
+    package var cacheTransfers: UInt64 = 0
+    package var coreTransfers: UInt64 = 0
+
+    package init() {}
+}
+
+/// A place for what a worker did, filled when it ends.
+final class WorkerReport: Sendable {
+    private let activity = Mutex(WorkerActivity())
+
+    func set(_ new: WorkerActivity) { activity.withLock { $0 = new } }
+    var value: WorkerActivity { activity.withLock { $0 } }
 }

@@ -28,6 +28,7 @@ struct WorkerBackend<Front: RequestFront & ~Copyable>: TurnBackend, ~Copyable {
     private var mustTurnAgain = false
     /// The last turn made no system call.
     private var skippedSubmit = false
+    private var wakeCount: UInt64 = 0
 
     init(
         devices: consuming DeviceRing, front: consuming Front, worker: WorkerIdentity,
@@ -55,6 +56,16 @@ struct WorkerBackend<Front: RequestFront & ~Copyable>: TurnBackend, ~Copyable {
 
     /// A control thread asked for the worker's end, and nothing is under way here.
     var shouldEnd: Bool { stopping != nil && devices.isIdle && messages.isEmpty }
+
+    /// What the worker did up to now in so many turns.
+    func activity(turns: UInt64) -> WorkerActivity {
+        var activity = WorkerActivity()
+        activity.turns = turns
+        activity.systemCalls = devices.ring.enterCount + wakeCount
+        activity.cacheTransfers = devices.counts.cacheTransfers
+        activity.coreTransfers = devices.counts.coreTransfers
+        return activity
+    }
 
     /// Answers the stop. The last thing a worker does.
     mutating func reportEnd() {
@@ -289,7 +300,7 @@ extension WorkerBackend where Front: ~Copyable {
     /// False if the other worker has not yet read what it was sent before.
     private mutating func wake(_ other: Int, set: UInt32) -> Bool {
         let isPosted = board.post(set, from: number, to: other)
-        mailboxes[other].ring()
+        if mailboxes[other].ring() { wakeCount &+= 1 }
         if !isPosted { mustTurnAgain = true }
         return isPosted
     }

@@ -16,6 +16,8 @@ public struct RingError: Error, Equatable, Sendable {
 public struct Ring: ~Copyable {
     fileprivate let ring: UnsafeMutablePointer<io_uring>
     private var files: [Bool] = []
+    /// System calls made to hand over entries or to wait.
+    package private(set) var enterCount: UInt64 = 0
 
     public init(entries: UInt32, completions: UInt32) throws(RingError) {
         ring = .allocate(capacity: 1)
@@ -166,6 +168,7 @@ public struct Ring: ~Copyable {
     /// Hands over what was prepared and waits for so many completions.
     public mutating func submit(waitFor count: UInt32) {
         while true {
+            enterCount &+= 1
             let result =
                 count > 0
                 ? io_uring_submit_and_wait(ring, count) : io_uring_submit_and_get_events(ring)

@@ -20,13 +20,11 @@ struct EngineBench: ParsableCommand {
     @Option(help: "Lines of the cache, about.")
     var lines = 262_144
 
-    @Flag(help: "Only the numbers, one line a row.")
-    var plain = false
-
     func run() throws {
         for row in row.map({ [$0] }) ?? EngineRow.allCases {
-            let load = EngineLoad(row: row, threadCount: threads, lines: lines)
-            let seconds = load.run(operations: operations)
+            let load = EngineLoad(
+                row: row, threadCount: threads, lines: lines, operations: operations)
+            let seconds = load.run()
             let rate = Double(operations * threads) / seconds
             print("\(row.rawValue) \(threads) \(Int(rate))")
         }
@@ -46,12 +44,15 @@ final class EngineLoad: @unchecked Sendable {
     private let threadCount: Int
     private let shared: SharedCache
     private let geometry: Geometry
+    /// Operations of each thread.
+    private let operations: Int
     /// Lines that are in the cache before the measurement.
     private let residentLines: UInt64
 
-    init(row: EngineRow, threadCount: Int, lines: Int) {
+    init(row: EngineRow, threadCount: Int, lines: Int, operations: Int) {
         self.row = row
         self.threadCount = threadCount
+        self.operations = operations
         let sets = max(2, lines / SetPageLayout.ways)
         guard
             let geometry = Geometry(
@@ -64,10 +65,19 @@ final class EngineLoad: @unchecked Sendable {
         shared = SharedCache(geometry: geometry, pages: pages, workerCount: threadCount)
         // As many lines as fill every set to three quarters.
         residentLines = UInt64(sets) * 160
-        shared.addCore(1, coreOffset: 0, sectorCount: 1 << 40, canDiscard: true)
+        let coreLines = freshStart(threadCount)
+        shared.addCore(1, coreOffset: 0, sectorCount: coreLines * 8, canDiscard: true)
         shared.mode = row == .writeHit ? .writeBack : .writeThrough
         fill()
     }
+
+    /// The first line that only this thread, and nothing before it, comes to.
+    private func freshStart(_ thread: Int) -> UInt64 {
+        geometry.lineCount + UInt64(thread * operations) * Self.freshStep
+    }
+
+    /// Leaves the extent, and comes to every set.
+    private static let freshStep: UInt64 = 17
 
     private func fill() {
         var loop = NullLoop(shared, worker: 0)
@@ -81,11 +91,11 @@ final class EngineLoad: @unchecked Sendable {
     }
 
     /// Runs the measurement; returns seconds.
-    func run(operations: Int) -> Double {
+    func run() -> Double {
         let start = now()
         var threads: [pthread_t] = []
         for number in 0..<threadCount {
-            let job = Job { [self] in drive(number, operations) }
+            let job = Job { [self] in drive(number) }
             var thread = pthread_t()
             let context = Unmanaged.passRetained(job).toOpaque()
             pthread_create(
@@ -101,11 +111,11 @@ final class EngineLoad: @unchecked Sendable {
         return now() - start
     }
 
-    private func drive(_ number: Int, _ operations: Int) {
+    private func drive(_ number: Int) {
         var loop = NullLoop(shared, worker: number)
         var random = UInt64(number + 1) &* 0x9E37_79B9_7F4A_7C15
         // Inserts and misses never come back to a line: every one is new.
-        var fresh = (UInt64(number) + 1) << 30
+        var fresh = freshStart(number)
         for _ in 0..<operations {
             random ^= random << 13
             random ^= random >> 7
@@ -116,10 +126,10 @@ final class EngineLoad: @unchecked Sendable {
             case .writeHit: loop.run(.write, line: resident)
             case .readMiss:
                 loop.run(.read, line: fresh)
-                fresh += 17
+                fresh += Self.freshStep
             case .writeInsert:
                 loop.run(.write, line: fresh)
-                fresh += 17
+                fresh += Self.freshStep
             }
         }
     }

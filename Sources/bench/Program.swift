@@ -5,5 +5,5 @@ import ArgumentParser
 struct Bench: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench", abstract: "Measures the cache engine and the runtime.",
-        subcommands: [EngineBench.self])
+        subcommands: [EngineBench.self, RuntimeBench.self])
 }
