@@ -42,7 +42,7 @@ public struct Engine: ~Copyable {
     var isSettling = false
     var cleaner: Cleaner
 
-    // Numbers of the geometry the hot paths need, and shifts that turn sectors into lines, extents and granules.
+    // What the hot paths need of the geometry; shifts turn sectors into lines, extents, granules.
     let placement: SetPlacement
     let lineShift: UInt64
     let lineSectorMask: UInt64
@@ -173,8 +173,8 @@ extension Engine {
 
     @usableFromInline mutating func releaseSlot(_ slot: UInt32) { requests.release(slot) }
 
-    /// A `writesSettled` command comes when no write-back write is under way. The caller has seen to
-    /// it that none begins meanwhile (`freezeDirty`), and asks once at a time.
+    /// A `writesSettled` command comes when no write-back write is under way. The caller has seen
+    /// to it that none begins meanwhile (`freezeDirty`), and asks once at a time.
     public mutating func beginSettling() {
         precondition(!isSettling, "asked to settle twice at a time")
         isSettling = true

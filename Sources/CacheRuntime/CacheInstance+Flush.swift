@@ -70,8 +70,8 @@ extension CacheInstance {
             CacheError(
                 .interrupted,
                 "You have interrupted flushing of cache dirty data. CAS continues to operate "
-                    + "normally and dirty data that remains on cache device stays there until it is "
-                    + "flushed.")
+                    + "normally and dirty data that remains on cache device stays there until it "
+                    + "is flushed.")
         case -EBUSY:
             CacheError(.flushRunning, "Another flush operation in progress")
         default:

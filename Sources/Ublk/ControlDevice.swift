@@ -66,9 +66,9 @@ public struct ControlDevice: Sendable {
 
     /// What to do where it is missing.
     public static let missingAdvice =
-        "This kernel offers no ublk: '\(path)' is missing. Load the driver with 'modprobe ublk_drv'; "
-        + "if there is no such module, boot a kernel of version 6.5 or newer that has it (on "
-        + "Debian 12: apt install linux-image-6.12-amd64)."
+        "This kernel offers no ublk: '\(path)' is missing. Load the driver with "
+        + "'modprobe ublk_drv'; if there is no such module, boot a kernel of version 6.5 or newer "
+        + "that has it (on Debian 12: apt install linux-image-6.12-amd64)."
 
     /// Opens the control device for the life of the process.
     public init() throws(UblkError) {

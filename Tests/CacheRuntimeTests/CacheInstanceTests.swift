@@ -158,7 +158,7 @@ import Testing
         #expect(
             message { () throws(CacheError) in
                 try instance.removeCore(id: 1, flush: false, cancelled: { false })
-            }?.hasPrefix("Core is inactive.") == true)
+            }?.contains("is inactive: its device was not there") == true)
         try stop(instance)
     }
 
