@@ -1,0 +1,172 @@
+import Testing
+
+@testable import CacheEngine
+
+@Suite struct WayUseTests {
+    private static func use(readers: Int = 0, writers: Int = 0) -> WayUse {
+        var use = WayUse(rawValue: 0)
+        for _ in 0..<readers { use.addReader() }
+        for _ in 0..<writers { use.addWriter() }
+        return use
+    }
+
+    @Test func readersExcludeNobody() {
+        let use = Self.use(readers: 3)
+        #expect(!use.isIdle)
+        #expect(use.canAddReader && use.canAddWriter && use.canBecomeExclusive)
+    }
+
+    @Test func writersShareButKeepOutAnExclusiveUser() {
+        let use = Self.use(writers: 2)
+        #expect(!use.isIdle && !use.isExclusive)
+        #expect(use.canAddReader && use.canAddWriter && !use.canBecomeExclusive)
+    }
+
+    @Test func anExclusiveUserKeepsOutWritersButNotReaders() {
+        var use = Self.use(readers: 1)
+        use.becomeExclusive()
+        #expect(use.isExclusive && !use.canAddWriter && !use.canBecomeExclusive)
+        #expect(use.canAddReader)
+        use.endExclusive()
+        #expect(use == Self.use(readers: 1))
+    }
+
+    @Test func theCleanerKeepsOutAnExclusiveUserAlone() {
+        var use = Self.use()
+        use.isCleaning = true
+        #expect(!use.isIdle && use.canAddReader && use.canAddWriter && !use.canBecomeExclusive)
+        use.isCleaning = false
+        #expect(use.isIdle)
+    }
+
+    @Test func thereIsAnEndToReadersAndWriters() {
+        #expect(Self.use(readers: 14).canAddReader)
+        #expect(!Self.use(readers: 15).canAddReader)
+        #expect(Self.use(writers: 5).canAddWriter)
+        #expect(!Self.use(writers: 6).canAddWriter)
+        #expect(!Self.use(writers: 6).isExclusive)
+    }
+
+    @Test func theCountsDoNotTouchEachOther() {
+        for readers in 0...15 {
+            for writers in 0...6 {
+                var use = Self.use(readers: readers, writers: writers)
+                use.isCleaning = true
+                #expect(use.readers == readers && use.writers == writers && use.isCleaning)
+                for _ in 0..<readers { use.removeReader() }
+                #expect(use.readers == 0 && use.writers == writers && use.isCleaning)
+                for _ in 0..<writers { use.removeWriter() }
+                use.isCleaning = false
+                #expect(use.isIdle)
+            }
+        }
+    }
+
+    @Test func oneReaderTooManyTraps() async {
+        await #expect(processExitsWith: .failure) {
+            var use = WayUse(rawValue: 15)
+            use.addReader()
+        }
+    }
+}
+
+@Suite struct SlotPoolTests {
+    @Test func everySlotIsGivenOutOnceThenNone() {
+        var pool = SlotPool(capacity: 5, initial: 0)
+        let taken = (0..<5).compactMap { _ in pool.acquire() }
+        #expect(Set(taken) == [0, 1, 2, 3, 4])
+        #expect(pool.acquire() == nil)
+        #expect(pool.usedCount == 5 && pool.freeCount == 0)
+        pool.release(3)
+        #expect(!pool.isInUse(3) && pool.isInUse(2))
+        #expect(pool.acquire() == 3)
+        #expect(pool.acquire() == nil)
+    }
+
+    @Test func eachUseOfASlotHasAGenerationOfItsOwn() throws {
+        var pool = SlotPool(capacity: 1, initial: 0)
+        var seen = Set<UInt32>()
+        for _ in 0..<1000 {
+            let acquired = pool.acquire()
+            let slot = try #require(acquired)
+            #expect(seen.insert(pool.generation(slot)).inserted)
+            pool.release(slot)
+        }
+    }
+
+    @Test func slotsKeepWhatIsPutIntoThem() throws {
+        var pool = SlotPool(capacity: 3, initial: -1)
+        for _ in 0..<3 {
+            let acquired = pool.acquire()
+            let slot = try #require(acquired)
+            #expect(pool[slot].pointee == -1)
+            pool[slot].pointee = Int(slot) * 10
+        }
+        for slot in UInt32(0)..<3 { #expect(pool[slot].pointee == Int(slot) * 10) }
+    }
+
+    @Test func releasingTwiceTraps() async {
+        await #expect(processExitsWith: .failure) {
+            var pool = SlotPool(capacity: 2, initial: 0)
+            guard let slot = pool.acquire() else { return }
+            pool.release(slot)
+            pool.release(slot)
+        }
+    }
+
+    @Test func aSlotOutsideThePoolTraps() async {
+        await #expect(processExitsWith: .failure) {
+            let pool = SlotPool(capacity: 2, initial: 0)
+            _ = pool.isInUse(2)
+        }
+    }
+
+    @Test func aPartKeepsTheWaysOfSixteenLines() {
+        var part = Part()
+        for line in 0..<16 { #expect(part.ways[line] == Ways.none) }
+        for line in 0..<16 { part.ways[line] = UInt8(line * 13) }
+        for line in 0..<16 { #expect(part.ways[line] == UInt8(line * 13)) }
+        part.ways[7] = Ways.none
+        #expect(part.ways[6] == 78 && part.ways[7] == Ways.none && part.ways[8] == 104)
+    }
+}
+
+@Suite struct CommandQueueTests {
+    @Test func commandsComeOutInOrderAlsoAroundTheEndOfTheRing() {
+        var queue = CommandQueue(capacity: 8)
+        var next: UInt32 = 0
+        var expected: UInt32 = 0
+        for round in 0..<50 {
+            while queue.room > round % 5 {
+                queue.append(.readCore).pointee.slot = next
+                next += 1
+            }
+            while queue.count > round % 3 {
+                #expect(queue.first?.pointee.slot == expected)
+                #expect(queue.removeFirst().pointee.slot == expected)
+                expected += 1
+            }
+        }
+        #expect(next > 200)
+    }
+
+    @Test func theLastCommandMayGrowUntilItIsTaken() {
+        var queue = CommandQueue(capacity: 4)
+        #expect(queue.last == nil)
+        for number in UInt32(0)..<7 {
+            queue.append(.readCore).pointee.slot = number
+            queue.last?.pointee.byteCount = 512
+            #expect(queue.last?.pointee.slot == number)
+            if number > 2 { #expect(queue.removeFirst().pointee.byteCount == 512) }
+        }
+        while queue.count > 0 { _ = queue.removeFirst() }
+        #expect(queue.first == nil && queue.last == nil)
+    }
+
+    @Test func aCommandTooManyTraps() async {
+        await #expect(processExitsWith: .failure) {
+            var queue = CommandQueue(capacity: 2)
+            for _ in 0..<3 { _ = queue.append(.answer) }
+        }
+    }
+}
