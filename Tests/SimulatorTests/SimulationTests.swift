@@ -1,0 +1,185 @@
+import CacheEngine
+import Testing
+
+@testable import Simulator
+
+@Suite struct SimulationTests {
+    /// Seeds that found a fault once.
+    static let regressions: [UInt64] = [5041, 5162, 5192, 5620, 5644, 5952, 5963]
+
+    private static func sum(_ counter: Counter, _ simulation: Simulation) -> UInt64 {
+        simulation.world.cores.map { simulation.world.shared.sum(counter, core: $0.id) }
+            .reduce(0, +)
+    }
+
+    @Test(arguments: regressions + Array(1...20))
+    func aSeedPlaysWithoutViolation(seed: UInt64) throws {
+        let scenario = Scenario(seed: seed)
+        let simulation = Simulation(scenario)
+        try simulation.run()
+        #expect(simulation.world.violation == nil)
+        #expect(simulation.eventCount > UInt64(scenario.requestCount))
+        // Every one was answered, and every answer of a read is judged.
+        #expect(simulation.world.underWay.isEmpty)
+        #expect(Self.sum(.exportedReadBytes, simulation) > 0, "no read was judged")
+        #expect(Self.sum(.exportedWriteBytes, simulation) > 0, "nothing was written")
+    }
+
+    /// Everything that a run leaves behind.
+    private struct Outcome: Equatable {
+        var eventCount: UInt64
+        var stampCount: UInt64
+        var counters: [UInt64]
+        var devices: [[UInt64]]
+        var events: [[String]]
+    }
+
+    private static func outcome(seed: UInt64) throws -> Outcome {
+        var scenario = Scenario(seed: seed)
+        scenario.requestCount = 500
+        let simulation = Simulation(scenario, traced: true)
+        try simulation.run()
+        let world = simulation.world
+        return Outcome(
+            eventCount: world.eventCount, stampCount: world.nextStamp,
+            counters: Counter.allCases.map { sum($0, simulation) },
+            devices: ([world.cacheDevice] + world.cores.map(\.device)).flatMap {
+                [$0.current, $0.durable]
+            },
+            events: world.cores.map {
+                world.trace?.lines(core: $0.id, sector: 0, most: .max) ?? []
+            })
+    }
+
+    @Test(arguments: [2, 3, 9, 5963] as [UInt64])
+    func aSeedPlaysTheSameEachTime(seed: UInt64) throws {
+        let first = try Self.outcome(seed: seed)
+        #expect(first.events.contains { !$0.isEmpty })
+        #expect(try Self.outcome(seed: seed) == first)
+    }
+
+    @Test func anotherSeedPlaysSomethingElse() throws {
+        #expect(try Self.outcome(seed: 2).events != Self.outcome(seed: 3).events)
+    }
+
+    /// What a seed without FLUSH says of cores that hold what nobody wrote.
+    private static func violationOfSpoiltCores(traced: Bool) throws -> Violation {
+        var scenario = Scenario(seed: 2)
+        scenario.flushPercent = 0
+        let simulation = Simulation(scenario, traced: traced)
+        for core in simulation.world.cores {
+            for sector in 0..<core.sectorCount { core.device.write(sector, 4711, durably: true) }
+        }
+        return try #require(throws: Violation.self) { try simulation.run() }
+    }
+
+    @Test func aCoreWithContentNobodyWroteIsAViolation() throws {
+        let violation = try Self.violationOfSpoiltCores(traced: false)
+        #expect(violation.seed == 2)
+        #expect(violation.text.contains("was read as 4711"))
+    }
+
+    @Test func aTracedViolationTellsTheEventsOfItsSector() throws {
+        let lines = try Self.violationOfSpoiltCores(traced: true).text.split(separator: "\n")
+        #expect(lines.count > 3 && lines[1].hasPrefix("may be: "))
+        #expect(lines.dropFirst(2).contains { $0.contains("read") && $0.contains("begins") })
+    }
+
+    @Test func requestsThatNeverEndAreAViolation() throws {
+        let simulation = Simulation(Scenario(seed: 2))
+        let core = simulation.world.cores[0]
+        // Answered by nobody: it is under way for ever.
+        simulation.world.submit(
+            Request(.read, core: core.id, startSector: 0, sectorCount: 1), core)
+        for worker in simulation.world.requests.indices {
+            for client in simulation.world.requests[worker] {
+                simulation.world.underWay[client.origin] = client
+            }
+            simulation.world.requests[worker] = []
+        }
+        let violation = try #require(throws: Violation.self) { try simulation.run() }
+        #expect(violation.text.hasPrefix("requests never end"))
+    }
+}
+
+@Suite struct ScenarioTests {
+    @Test func aSeedDrawsTheSameScenarioEachTime() {
+        #expect("\(Scenario(seed: 77))" == "\(Scenario(seed: 77))")
+        #expect("\(Scenario(seed: 77))" != "\(Scenario(seed: 78))")
+    }
+
+    @Test func everyScenarioIsPossible() {
+        for seed in UInt64(1)...2000 {
+            let scenario = Scenario(seed: seed)
+            #expect([4096, 8192].contains(scenario.lineBytes))
+            #expect(scenario.setCount > 0 && scenario.coreCount > 0 && scenario.workerCount > 0)
+            #expect(scenario.coreSectors > 0 && scenario.depth > 0)
+            #expect(scenario.hotSectors > 0 && scenario.requestSectorsMax > 0)
+            #expect(scenario.flushPercent + scenario.discardPercent < 100)
+            #expect(scenario.limits.requestSlots > 0 && scenario.limits.cleaningBatches > 0)
+            // The longest request must have a part for each extent.
+            #expect(scenario.limits.partSlots > scenario.requestSectorsMax / 128 + 1)
+        }
+    }
+
+    /// Swarm: nothing is always there, and everything is there now and then.
+    @Test func seedsDifferInWhatTheyStress() {
+        let scenarios = (UInt64(1)...300).map(Scenario.init(seed:))
+        let traits: [(String, (Scenario) -> Bool)] = [
+            ("errors", { $0.errorPerMille > 0 }), ("discards", { $0.discardPercent > 0 }),
+            ("cores that cannot discard", { !$0.canDiscard }),
+            ("mode switches", { $0.modeSwitchPerMille > 0 }),
+            ("flushes of cores", { $0.coreFlushPerMille > 0 }),
+            ("removals", { $0.coreRemovalPerMille > 0 }),
+            ("write-back", { $0.mode == .writeBack }),
+            ("write-through", { $0.mode == .writeThrough }),
+            ("pass-through", { $0.mode == .passThrough }),
+            ("8 KiB lines", { $0.lineBytes == 8192 }), ("one worker", { $0.workerCount == 1 }),
+            ("three workers", { $0.workerCount == 3 }),
+        ]
+        for (name, has) in traits {
+            let count = scenarios.count(where: has)
+            #expect(count > 10 && count < 290, "\(name): \(count) of 300")
+        }
+    }
+}
+
+@Suite struct SeededRandomTests {
+    /// The published sequence for this seed.
+    @Test func itIsSplitMix64() {
+        var random = SeededRandom(seed: 1_234_567)
+        let expected: [UInt64] = [
+            6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423,
+            4_593_380_528_125_082_431, 16_408_922_859_458_223_821,
+        ]
+        #expect((0..<5).map { _ in random.next() } == expected)
+    }
+
+    @Test func everyNumberBelowTheBoundComesAndNoOther() {
+        var random = SeededRandom(seed: 5)
+        var counts = [Int](repeating: 0, count: 7)
+        for _ in 0..<7000 { counts[random.below(7)] += 1 }
+        #expect(counts.allSatisfy { $0 > 850 && $0 < 1150 })
+        #expect((0..<100).allSatisfy { _ in random.below(1) == 0 })
+    }
+
+    @Test func chanceIsInPercent() {
+        var random = SeededRandom(seed: 6)
+        #expect((0..<1000).allSatisfy { _ in !random.chance(0) })
+        #expect((0..<1000).allSatisfy { _ in random.chance(100) })
+        let hits = (0..<10_000).count { _ in random.chance(30) }
+        #expect(hits > 2800 && hits < 3200)
+    }
+}
+
+@Suite struct EventTraceTests {
+    @Test func itTellsTheLastEventsOfOneSectorInOrder() {
+        let trace = EventTrace()
+        for number in 0..<10 { trace.note(core: 1, sectors: number..<number + 2, "\(number)") }
+        trace.note(core: 2, sectors: 0..<100, "other")
+        #expect(trace.lines(core: 1, sector: 5) == ["4", "5"])
+        #expect(trace.lines(core: 1, sector: 5, most: 1) == ["5"])
+        #expect(trace.lines(core: 1, sector: 50) == [])
+        #expect(trace.lines(core: 2, sector: 50) == ["other"])
+    }
+}
