@@ -58,8 +58,8 @@ import Testing
     @Test func duringAWriteEitherMayBeReadAndNothingIsDecided() {
         var history = Self.written()
         history.writeBegan(8, at: 30)
-        for stamp in [8, 7, 8, 7] as [UInt64] {
-            let isAllowed = history.readEnded(stamp, begun: 31, at: 32)
+        for (stamp, begun) in [(8, 31), (7, 33), (8, 35), (7, 37)] as [(UInt64, UInt64)] {
+            let isAllowed = history.readEnded(stamp, begun: begun, at: begun + 1)
             #expect(isAllowed)
         }
         #expect(!Self.mayRead(history, 0, begun: 31, at: 32))
