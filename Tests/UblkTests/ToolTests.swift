@@ -1,0 +1,148 @@
+import Glibc
+import Testing
+import Ublk
+
+/// A run of the `ublk` program that was built beside these tests.
+private struct ToolRun {
+    var code: Int32 = -1
+    var output = ""
+    var complaint = ""
+
+    init(_ words: String...) throws { try self.init(words: words) }
+
+    init(words: [String]) throws {
+        let (out, err) = (try Self.scratch(), try Self.scratch())
+        defer { for descriptor in [out, err] { close(descriptor) } }
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+        posix_spawn_file_actions_adddup2(&actions, out, 1)
+        posix_spawn_file_actions_adddup2(&actions, err, 2)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        let arguments = (["ublk"] + words).map { strdup($0) } + [nil]
+        defer { arguments.forEach { free($0) } }
+        var child: pid_t = 0
+        let spawned = posix_spawn(&child, try Self.path(), &actions, nil, arguments, environ)
+        try #require(spawned == 0, "the ublk program is not beside the tests")
+        var status: Int32 = 0
+        while waitpid(child, &status, 0) < 0, errno == EINTR {}
+        code = status & 0x7f == 0 ? status >> 8 & 0xff : -1
+        output = Self.text(out)
+        complaint = Self.text(err)
+    }
+
+    private static func path() throws -> String {
+        let own = try #require(realpath("/proc/self/exe", nil))
+        defer { free(own) }
+        let text = String(cString: own)
+        let end = try #require(text.lastIndex(of: "/"))
+        return text[...end] + "ublk"
+    }
+
+    private static func scratch() throws -> Int32 {
+        var path = Array("/tmp/ublk-cas-tool-XXXXXX".utf8CString)
+        let descriptor = mkstemp(&path)
+        try #require(descriptor >= 0)
+        unlink(path)
+        return descriptor
+    }
+
+    private static func text(_ descriptor: Int32) -> String {
+        var bytes = [UInt8](repeating: 0, count: 65536)
+        let count = pread(descriptor, &bytes, bytes.count, 0)
+        return String(decoding: bytes.prefix(max(0, count)), as: UTF8.self)
+    }
+
+    /// Refused: exit code 1, nothing on standard output, and a sentence with `text`.
+    func isRefusal(_ text: String) -> Bool {
+        code == 1 && output.isEmpty && complaint.hasPrefix("ublk: ") && complaint.contains(text)
+    }
+}
+
+/// Arguments of the `ublk` tool; none of these runs gets as far as a device.
+@Suite struct ToolArgumentTests {
+    @Test func unknownTargetsAreRefused() throws {
+        let run = try ToolRun("add", "-t", "zero")
+        #expect(run.isRefusal("Unknown target type 'zero'; null and loop are there."), "\(run)")
+    }
+
+    /// "-1" is the value of -n, not an option.
+    @Test(arguments: ["-n", "--number"])
+    func minusOneIsANumber(option: String) throws {
+        let run = try ToolRun("add", "-t", "zero", option, "-1")
+        #expect(run.isRefusal("Unknown target type 'zero'"), "\(run)")
+    }
+
+    @Test func aLoopNeedsAFile() throws {
+        #expect(try ToolRun("add", "-t", "loop").isRefusal("loop needs a file: -f FILE."))
+    }
+
+    @Test func theTypeIsNeeded() throws {
+        #expect(try ToolRun("add").isRefusal("-t"))
+    }
+
+    @Test(arguments: ["0", "4097"])
+    func depthsAreLimited(depth: String) throws {
+        let run = try ToolRun("add", "-t", "null", "-d", depth)
+        #expect(run.isRefusal("Depth is 1 to 4096."), "\(run)")
+    }
+
+    @Test func thereIsAtLeastOneQueue() throws {
+        #expect(try ToolRun("add", "-t", "null", "-q", "0").isRefusal("At least one queue."))
+    }
+
+    @Test(arguments: ["0", "2048", "5000", "33558528"])
+    func theLongestRequestIsLimited(bytes: String) throws {
+        let run = try ToolRun("add", "-t", "null", "--max_io_buf_bytes", bytes)
+        #expect(
+            run.isRefusal("The longest request is 4096 bytes to 32 MiB, in pages."), "\(run)")
+    }
+
+    @Test func numbersAreNumbers() throws {
+        #expect(try ToolRun("add", "-t", "null", "-d", "many").isRefusal("many"))
+        #expect(try ToolRun("list", "-n", "one").isRefusal("one"))
+        #expect(try ToolRun("del", "-n", "-5").code == 1)
+    }
+
+    @Test func aDeletionIsOfOneDeviceOrOfAll() throws {
+        #expect(try ToolRun("del").isRefusal("Either -n ID or -a."))
+        #expect(try ToolRun("del", "-n", "3", "-a").isRefusal("Either -n ID or -a."))
+    }
+
+    @Test func aRecoveryNeedsItsDevice() throws {
+        #expect(try ToolRun("recover").isRefusal("-n"))
+    }
+
+    @Test func unknownWordsAreRefused() throws {
+        #expect(try ToolRun("frobnicate").isRefusal("frobnicate"))
+        #expect(try ToolRun("list", "--frobnicate").isRefusal("--frobnicate"))
+    }
+
+    @Test func helpNamesTheCommandsAndIsNoFailure() throws {
+        let run = try ToolRun("--help")
+        #expect(run.code == 0 && run.complaint.isEmpty)
+        for command in ["add", "del", "list", "features", "recover"] {
+            #expect(run.output.contains("  \(command) "))
+        }
+        let add = try ToolRun("add", "--help")
+        #expect(add.code == 0)
+        for option in [
+            "-t,", "-n,", "-q,", "-d,", "-f,", "-u,", "-r,", "-i,", "-e,", "--max_io_buf_bytes",
+            "--foreground",
+        ] {
+            #expect(add.output.contains(option), "\(option)")
+        }
+        #expect(!add.output.contains("ready-fd") && !add.output.contains("recovers"))
+    }
+
+    @Test(
+        .enabled(if: access("/dev/ublk-control", F_OK) != 0, "there is ublk here"),
+        arguments: [
+            ["list"], ["features"], ["add", "-t", "null"], ["del", "-n", "0"], ["del", "-a"],
+            ["recover", "-n", "0"], ["add", "-t", "null", "--foreground"],
+        ])
+    func withoutUblkEachCommandSaysWhatToDo(words: [String]) throws {
+        let run = try ToolRun(words: words)
+        #expect(run.isRefusal(ControlDevice.missingAdvice), "\(run)")
+    }
+}
