@@ -31,7 +31,8 @@ import Ublk
         expected.put(UInt32(152))  // len
         expected.put(UInt32(0b11))  // types: basic, discard
         expected.put(UInt32(0b1100))  // attrs: volatile cache, FUA
-        for shift in [9, 12, 16, 13] as [UInt8] { expected.put(shift) }  // logical, physical, opt, min
+        // Shifts: logical, physical, io_opt, io_min.
+        for shift in [9, 12, 16, 13] as [UInt8] { expected.put(shift) }
         expected.put(UInt32(1024))  // max_sectors
         expected.put(UInt32(0))  // chunk_sectors
         expected.put(UInt64(0x0123_4567_89ab_cdef))  // dev_sectors
