@@ -20,6 +20,8 @@ public protocol TurnBackend: ~Copyable {
     mutating func accepted(origin: UInt64, slot: UInt32)
     /// Queues the command; false if there is no room, and then it is offered again later.
     mutating func prepare(_ command: UnsafePointer<Command>) -> Bool
+    /// Answers a request, now or when there is room: the engine is through with it.
+    mutating func answer(slot: UInt32, result: Int32, keepsBuffer: Bool)
     /// Hands over what was prepared. If `mayWait`, sleeps until there is an event.
     mutating func submit(mayWait: Bool)
     /// A flush could not be started because too many are under way.
@@ -70,7 +72,7 @@ public struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
     @inlinable @inline(__always) mutating func handle(_ event: TurnEvent) {
         switch event {
         case .request(let request, let origin): take(request, origin)
-        case .completion(let token, let result): engine.complete(token, result: result)
+        case .completion(let token, let result): complete(token, result)
         case .setReleased(let set): engine.setReleased(set)
         case .beginFlush(let core):
             if !engine.beginFlush(core: core) { backend.flushRefused(core: core) }
@@ -85,6 +87,15 @@ public struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
         } else {
             waiting = (request, origin)
         }
+    }
+
+    /// A hit is answered without a detour: no command, and its slot is free at once.
+    @inlinable @inline(__always) mutating func complete(_ token: Token, _ result: Int32) {
+        guard let slot = engine.completeHit(token, result: result) else {
+            engine.complete(token, result: result)
+            return
+        }
+        backend.answer(slot: slot, result: 0, keepsBuffer: false)
     }
 
     @inlinable mutating func retryWaiting() {
