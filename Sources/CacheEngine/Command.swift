@@ -76,7 +76,7 @@ public struct Command: Equatable, Sendable {
     }
 
     public let kind: Kind
-    /// Meant differently by kind: what never occurs together shares a field, which halves the queue.
+    /// By kind: what never occurs together shares a field, which halves the queue.
     @usableFromInline var flag = false
     public var core: UInt16 = 0
     /// Where the bytes are: in a request's buffer or in a cleaning buffer.
@@ -149,7 +149,9 @@ public struct BufferName: Equatable, Sendable {
     public let rawValue: UInt32
 
     public static let none = BufferName(rawValue: .max)
-    @inlinable public static func request(_ slot: UInt32) -> BufferName { BufferName(rawValue: slot) }
+    @inlinable public static func request(_ slot: UInt32) -> BufferName {
+        BufferName(rawValue: slot)
+    }
     @inlinable public static func cleaning(_ index: UInt32) -> BufferName {
         BufferName(rawValue: index | 0x8000_0000)
     }

@@ -39,7 +39,9 @@ public struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
     @usableFromInline var waiting: (request: Request, origin: UInt64)?
     @usableFromInline let eventMax: Int
 
-    @inlinable public init(engine: consuming Engine, backend: consuming Backend, eventMax: Int = 256) {
+    @inlinable public init(
+        engine: consuming Engine, backend: consuming Backend, eventMax: Int = 256
+    ) {
         precondition(eventMax > 0)
         self.engine = engine
         self.backend = backend

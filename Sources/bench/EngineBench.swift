@@ -10,8 +10,8 @@ struct EngineBench: ParsableCommand {
 
     @Option(
         help: """
-            read-hit, write-hit, write-insert or read-miss; all if omitted. driver: the load without \
-            the engine, to be subtracted from counted instructions.
+            read-hit, write-hit, write-insert or read-miss; all if omitted. driver: the load \
+            without the engine, to be subtracted from counted instructions.
             """)
     var row: EngineRow?
 
