@@ -1,27 +1,53 @@
 /// What a user asks of one exported device, as the ublk descriptor gives it.
+///
+/// Two words, so that taking over a request is two stores.
 public struct Request: Equatable, Sendable {
     public enum Operation: UInt8, Sendable {
         case read, write, flush, discard
     }
 
-    public var operation: Operation
-    /// Forces the write to stable storage before it is answered (REQ_FUA).
-    public var forceUnitAccess: Bool
-    /// Open CAS core id, 0 to 4095.
-    public var core: UInt16
-    /// In 512-byte sectors; 0 for a flush.
-    public var sectorCount: UInt32
+    /// | bits | |
+    /// | --- | --- |
+    /// | 0-1 | operation |
+    /// | 8 | FUA |
+    /// | 16-27 | core |
+    /// | 32-63 | sector count |
+    @usableFromInline var word: UInt64
     public var startSector: UInt64
 
-    public init(
+    @inlinable public init(
         _ operation: Operation, core: UInt16, startSector: UInt64 = 0, sectorCount: UInt32 = 0,
         forceUnitAccess: Bool = false
     ) {
-        self.operation = operation
-        self.core = core
+        precondition(core < 4096, "core ids have 12 bits")
+        word =
+            UInt64(operation.rawValue) | (forceUnitAccess ? 1 << 8 : 0) | UInt64(core) << 16
+            | UInt64(sectorCount) << 32
         self.startSector = startSector
-        self.sectorCount = sectorCount
-        self.forceUnitAccess = forceUnitAccess
+    }
+
+    @inlinable public var operation: Operation {
+        switch word & 3 {
+        case 0: .read
+        case 1: .write
+        case 2: .flush
+        default: .discard
+        }
+    }
+
+    /// Forces the write to stable storage before it is answered (REQ_FUA).
+    @inlinable public var forceUnitAccess: Bool {
+        get { word & 1 << 8 != 0 }
+        set { word = newValue ? word | 1 << 8 : word & ~(1 << 8) }
+    }
+
+    /// Open CAS core id, 0 to 4095.
+    @inlinable public var core: UInt16 { UInt16(truncatingIfNeeded: word &>> 16 & 0xfff) }
+
+    /// In 512-byte sectors; 0 for a flush.
+    @inlinable public var sectorCount: UInt32 {
+        get { UInt32(truncatingIfNeeded: word &>> 32) }
+        set { word = word & 0xffff_ffff | UInt64(newValue) << 32 }
     }
 }
 
@@ -49,31 +75,71 @@ public struct Command: Equatable, Sendable {
         case writesSettled
     }
 
-    public var kind: Kind
-    /// Writes only: the data must be durable when the command completes.
-    public var forceUnitAccess = false
-    /// `answer` only.
-    public var keepsBuffer = false
+    public let kind: Kind
+    /// By kind: what never occurs together shares a field, which halves the queue.
+    @usableFromInline var flag = false
     public var core: UInt16 = 0
     /// Where the bytes are: in a request's buffer or in a cleaning buffer.
     public var buffer = BufferName.none
     /// Bytes from the start of that buffer.
     public var bufferOffset: UInt32 = 0
-    public var byteCount: UInt32 = 0
-    public var result: Int32 = 0
+    /// Reads and writes: bytes. `discardCore`: 512-byte sectors.
+    @usableFromInline var length: UInt32 = 0
     /// Bytes from the start of the device; a set number for `wakeWorker`.
     public var deviceOffset: UInt64 = 0
-    /// `discardCore` may be longer than a buffer can: its length in bytes.
-    public var discardByteCount: UInt64 = 0
     public var token = Token(rawValue: 0)
-    /// `answer`, `releaseSlot`: the request's slot. `wakeWorker`: the worker.
-    public var slot: UInt32 = 0
 
     @inlinable public init(_ kind: Kind) { self.kind = kind }
 
+    @inline(__always)
+    init(
+        _ kind: Kind, flag: Bool, core: UInt16, buffer: BufferName, length: UInt32,
+        deviceOffset: UInt64, token: Token
+    ) {
+        self.kind = kind
+        self.flag = flag
+        self.core = core
+        self.buffer = buffer
+        self.length = length
+        self.deviceOffset = deviceOffset
+        self.token = token
+    }
+
+    /// Writes only: the data must be durable when the command completes.
+    @inlinable public var forceUnitAccess: Bool {
+        get { kind != .answer && flag }
+        set { flag = newValue }
+    }
+    /// `answer` only.
+    @inlinable public var keepsBuffer: Bool {
+        get { kind == .answer && flag }
+        set { flag = newValue }
+    }
+    /// Reads and writes.
+    @inlinable public var byteCount: UInt32 {
+        get { length }
+        set { length = newValue }
+    }
+    /// `discardCore`, which may be longer than a buffer can be.
+    @inlinable public var discardByteCount: UInt64 {
+        get { UInt64(length) * 512 }
+        set { length = UInt32(newValue / 512) }
+    }
+    /// `answer`, `flushEnded`: 0 or -errno.
+    @inlinable public var result: Int32 {
+        get { Int32(bitPattern: bufferOffset) }
+        set { bufferOffset = UInt32(bitPattern: newValue) }
+    }
+    /// `answer`, `releaseSlot`: the request's slot. `wakeWorker`: the worker.
+    @inlinable public var slot: UInt32 {
+        get { buffer.rawValue }
+        set { buffer = BufferName(rawValue: newValue) }
+    }
+
     /// With it the engine is through with the slot.
     @inlinable public var endsSlot: Bool {
-        kind == .answer ? !keepsBuffer : kind == .releaseSlot
+        guard kind.rawValue >= Kind.answer.rawValue else { return false }
+        return kind == .answer ? !flag : kind == .releaseSlot
     }
 }
 
@@ -83,12 +149,14 @@ public struct BufferName: Equatable, Sendable {
     public let rawValue: UInt32
 
     public static let none = BufferName(rawValue: .max)
-    public static func request(_ slot: UInt32) -> BufferName { BufferName(rawValue: slot) }
-    public static func cleaning(_ index: UInt32) -> BufferName {
+    @inlinable public static func request(_ slot: UInt32) -> BufferName {
+        BufferName(rawValue: slot)
+    }
+    @inlinable public static func cleaning(_ index: UInt32) -> BufferName {
         BufferName(rawValue: index | 0x8000_0000)
     }
-    public var isCleaning: Bool { rawValue & 0x8000_0000 != 0 }
-    public var index: UInt32 { rawValue & 0x7fff_ffff }
+    @inlinable public var isCleaning: Bool { rawValue & 0x8000_0000 != 0 }
+    @inlinable public var index: UInt32 { rawValue & 0x7fff_ffff }
 
     @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
 }

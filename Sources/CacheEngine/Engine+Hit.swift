@@ -7,51 +7,44 @@ import CacheFormat
 /// of kind `hit`, and the rules are those of `readHit` and `writeBack` parts: a reader's or a
 /// writer's use of the way from the lookup to the end of the transfer.
 extension Engine {
-    /// Starts the request if it is such a one; nil if not, with nothing changed.
-    @inline(__always) mutating func submitHit(_ request: Request) -> UInt32? {
-        switch request.operation {
-        case .read: submitReadHit(request)
-        case .write: submitWriteHit(request)
-        case .flush, .discard: nil
-        }
-    }
-
-    @inline(__always) private mutating func submitReadHit(_ request: Request) -> UInt32? {
-        guard shared.mode != .passThrough else { return nil }
+    /// Starts the read if it is such a one; `noSlot` if not, with nothing changed.
+    @inline(__always) mutating func submitReadHit(_ request: Request) -> UInt32 {
+        if control.pointee.isPassThrough { return noSlot }
         return startHit(request, isWrite: false)
     }
 
-    @inline(never) private mutating func submitWriteHit(_ request: Request) -> UInt32? {
-        guard shared.effectiveMode == .writeBack else { return nil }
+    @inline(__always) mutating func submitWriteHit(_ request: Request) -> UInt32 {
+        guard shared.effectiveMode == .writeBack else { return noSlot }
         return startHit(request, isWrite: true)
     }
 
     @inline(__always)
-    private mutating func startHit(_ request: Request, isWrite: Bool) -> UInt32? {
+    private mutating func startHit(_ request: Request, isWrite: Bool) -> UInt32 {
+        let row = cores + Int(request.core)
         let line = request.startSector &>> lineShift
-        let end = request.startSector &+ UInt64(request.sectorCount)
-        let row = shared.cores + Int(request.core & (UInt16(SharedCache.coreCountMax) - 1))
-        // `end` cannot have wrapped around to a value behind the start.
-        guard (end &- 1) &>> lineShift == line, end > request.startSector,
-            row.pointee.isPresent, end <= row.pointee.sectorCount,
-            request.core < SharedCache.coreCountMax
-        else { return nil }
+        let sector = request.startSector & lineSectorMask
+        // A request of no sectors wraps around, and ends far outside the line.
+        let span = UInt64(request.sectorCount &- 1)
+        // A core that is not there has no sectors.
+        guard sector &+ span <= lineSectorMask,
+            request.startSector &+ span < row.pointee.sectorCount
+        else { return noSlot }
         let set = UInt32(
             truncatingIfNeeded: placement.set(
                 ofCoreLine: line, coreOffset: row.pointee.coreOffset))
-        let identity = Identity(core: request.core, line: line, ioClass: 0)
+        // Core and line were checked: `Identity` would do it again.
+        let identity = Identity(rawValue: line | UInt64(request.core) &<< 46)
         let fingerprint = SetPageView.fingerprint(core: request.core, line: line)
-        let sector = request.startSector & lineSectorMask
-        let granules = granules(sector, request.sectorCount)
-        let access = SetAccess(shared, set, counters)
+        let granules = granules(ofLineSector: sector, span: span)
+        let access = hitAccess(set)
         access.sidecar.lock()
         guard let way = access.search(identity, fingerprint: fingerprint),
             granules & ~access.page.state(way).valid == 0,
             isWrite ? access.sidecar.uses[way].canAddWriter : access.sidecar.uses[way].canAddReader,
-            let slot = requests.acquire()
+            let acquired = requests.acquireEntry()
         else {
             access.sidecar.unlock()
-            return nil
+            return noSlot
         }
         if isWrite {
             access.sidecar.uses[way].addWriter()
@@ -61,68 +54,134 @@ extension Engine {
         }
         access.touch(way)
         access.sidecar.unlock()
-        requests[slot].pointee.beginHit(request, set: set, way: way, granules: granules)
-        emitHit(slot, request, isWrite: isWrite, way: way, set: set, sectorInLine: sector)
-        return slot
+        acquired.slot.pointee.beginHit(request, set: set, way: way)
+        let token = Token(
+            .hit, slot: acquired.index, generation: acquired.generation, isCore: false)
+        let place = UInt64(set) &* UInt64(SetPageLayout.ways) &+ UInt64(way)
+        emitHit(
+            acquired.index, request, isWrite: isWrite, token: token,
+            cacheOffset: geometry.dataOffset &+ place &* lineBytes &+ sector &* 512)
+        return acquired.index
     }
 
-    /// The granules of a line from its sector `sector` on.
-    @inline(__always) private func granules(_ sector: UInt64, _ sectorCount: UInt32) -> UInt16 {
-        let first = sector &>> granuleShift
-        let last = (sector &+ UInt64(sectorCount) &- 1) &>> granuleShift
-        return UInt16(truncatingIfNeeded: UInt64(2) &<< last &- UInt64(1) &<< first)
+    /// The set of a hit: a remainder by the number of sets, or what a slot has kept of one.
+    @inline(__always) private func hitAccess(_ set: UInt32) -> SetAccess {
+        SetAccess(
+            SetPageView(base: pages + Int(set) * SetPageLayout.byteCount),
+            SetSidecar(sidecars + Int(set) * SetSidecar.byteCount), shared, counters)
+    }
+
+    /// The granules of a line that its sectors from `first` to `first + span` touch.
+    @inline(__always)
+    private func granules(ofLineSector first: UInt64, span: UInt64) -> UInt16 {
+        if span == lineSectorMask { return allGranules }
+        return UInt16(
+            truncatingIfNeeded: UInt64(2) &<< ((first &+ span) &>> granuleShift)
+                &- UInt64(1) &<< (first &>> granuleShift))
+    }
+
+    private func granules(ofHit request: Request) -> UInt16 {
+        granules(
+            ofLineSector: request.startSector & lineSectorMask,
+            span: UInt64(request.sectorCount) &- 1)
     }
 
     @inline(__always)
     private mutating func emitHit(
-        _ slot: UInt32, _ request: Request, isWrite: Bool, way: Int, set: UInt32,
-        sectorInLine: UInt64
+        _ slot: UInt32, _ request: Request, isWrite: Bool, token: Token, cacheOffset: UInt64
     ) {
         let byteCount = UInt64(request.sectorCount) &* 512
         counters.add(isWrite ? .exportedWriteBytes : .exportedReadBytes, request.core, byteCount)
         counters.add(isWrite ? .cacheWriteBytes : .cacheReadBytes, request.core, byteCount)
         counters.add(isWrite ? .writeTotal : .readTotal, request.core)
-        let command = commands.append(isWrite ? .writeCache : .readCache)
-        command.pointee.core = request.core
-        command.pointee.buffer = .request(slot)
-        command.pointee.byteCount = UInt32(truncatingIfNeeded: byteCount)
-        command.pointee.deviceOffset =
-            geometry.cacheOffset(set: set, way: way) &+ sectorInLine &* 512
-        if isWrite { command.pointee.forceUnitAccess = request.forceUnitAccess }
-        command.pointee.token = Token(
-            .hit, slot: slot, generation: requests.generation(slot), isCore: false)
+        // A slot has one command at a time.
+        commands.appendHit(
+            Command(
+                isWrite ? .writeCache : .readCache, flag: isWrite && request.forceUnitAccess,
+                core: request.core, buffer: .request(slot),
+                length: UInt32(truncatingIfNeeded: byteCount),
+                deviceOffset: cacheOffset, token: token))
     }
 
-    @inline(__always) mutating func hitTransferEnded(_ token: Token, _ result: Int32) {
-        let slot = token.slot
-        precondition(
-            requests.isCurrent(slot, token.generation),
-            "a completion for a request that has ended")
-        let request = requests[slot]
-        precondition(!request.pointee.isAnswered, "a request is answered twice")
-        if result < 0, hitFailed(token, result) { return }
-        let way = Int(request.pointee.hitWay)
-        let access = SetAccess(shared, request.pointee.hitSet, counters)
-        access.sidecar.lock()
-        if request.pointee.request.operation == .write {
-            access.sidecar.uses[way].removeWriter()
-            counters.add(.cacheWritesDone, request.pointee.request.core)
-            if result >= 0 { endOverwriting(way, request.pointee.hitGranules, access) }
+    /// A hit's transfer ended well. Returns the slot to be answered with 0 before anything else is
+    /// asked of the engine, which is through with it; nil if the token is of another kind or the
+    /// transfer failed: that is for `complete`.
+    @inlinable @inline(__always)
+    public mutating func completeHit(_ token: Token, result: Int32) -> UInt32? {
+        endHit(token, result) ? token.slot : nil
+    }
+
+    /// Not an optional number, which costs its caller and itself five instructions each.
+    @usableFromInline mutating func endHit(_ token: Token, _ result: Int32) -> Bool {
+        // One test for two conditions: the bits of other kinds, and the sign.
+        if token.kindBits | UInt64(UInt32(bitPattern: result) & 0x8000_0000) != 0 { return false }
+        let request = currentHit(token)
+        if request.pointee.request.operation == .read {
+            readHitEnded(request)
         } else {
-            access.sidecar.uses[way].removeReader()
+            writeHitEnded(request, isWritten: true)
         }
+        requests.release(token.slot, current: request)
+        return true
+    }
+
+    @inline(__always)
+    private func currentHit(_ token: Token) -> UnsafeMutablePointer<RequestSlot> {
+        guard let request = requests.current(token.slot, token.generation) else {
+            preconditionFailure("a completion for a request that has ended")
+        }
+        return request
+    }
+
+    /// Gives the line back.
+    @inline(__always)
+    private mutating func readHitEnded(_ request: UnsafeMutablePointer<RequestSlot>) {
+        let set = request.pointee.hitSet
+        let access = hitAccess(set)
+        access.sidecar.lock()
+        access.sidecar.uses[Int(request.pointee.hitWay)].removeReader()
         let waiters = takeWaiters(access)
         access.sidecar.unlock()
+        wake(waiters, set: set)
+    }
+
+    /// Not inlined, so that the reads' way is short.
+    @inline(never)
+    private mutating func writeHitEnded(
+        _ request: UnsafeMutablePointer<RequestSlot>, isWritten: Bool
+    ) {
+        let way = Int(request.pointee.hitWay)
+        let set = request.pointee.hitSet
+        let access = hitAccess(set)
+        access.sidecar.lock()
+        access.sidecar.uses[way].removeWriter()
+        counters.add(.cacheWritesDone, request.pointee.request.core)
+        if isWritten { endOverwriting(way, granules(ofHit: request.pointee.request), access) }
+        let waiters = takeWaiters(access)
+        access.sidecar.unlock()
+        wake(waiters, set: set)
+    }
+
+    /// The way of those hits whose transfer failed, and of runners that know no other.
+    mutating func hitTransferEnded(_ token: Token, _ result: Int32) {
+        let request = currentHit(token)
+        if result < 0, hitFailed(token, result) { return }
+        if request.pointee.request.operation == .read {
+            readHitEnded(request)
+        } else {
+            writeHitEnded(request, isWritten: result >= 0)
+        }
         request.pointee.isAnswered = true
-        let command = commands.append(.answer)
-        command.pointee.slot = slot
-        command.pointee.core = request.pointee.request.core
-        command.pointee.result = min(result, 0)
-        wake(waiters, set: request.pointee.hitSet)
+        requests.renewGeneration(token.slot)
+        var command = Command(.answer)
+        command.slot = token.slot
+        command.core = request.pointee.request.core
+        command.result = min(result, 0)
+        commands.appendHit(command)
     }
 
     /// True if the core is asked instead: the cache failed to read what the core has, too.
-    @inline(never) private mutating func hitFailed(_ token: Token, _ result: Int32) -> Bool {
+    private mutating func hitFailed(_ token: Token, _ result: Int32) -> Bool {
         let request = requests[token.slot]
         let core = request.pointee.request.core
         guard request.pointee.request.operation == .read else {
@@ -135,16 +194,16 @@ extension Engine {
         access.sidecar.lock()
         let dirty = access.page.state(Int(request.pointee.hitWay)).dirty
         access.sidecar.unlock()
-        if dirty & request.pointee.hitGranules != 0 { return false }
+        if dirty & granules(ofHit: request.pointee.request) != 0 { return false }
         let byteCount = UInt64(request.pointee.request.sectorCount) * 512
         counters.add(.coreReadBytes, core, byteCount)
-        let command = commands.append(.readCore)
-        command.pointee.core = core
-        command.pointee.buffer = .request(token.slot)
-        command.pointee.byteCount = UInt32(byteCount)
-        command.pointee.deviceOffset = request.pointee.request.startSector * 512
-        command.pointee.token = Token(
-            .hit, slot: token.slot, generation: requests.generation(token.slot), isCore: true)
+        commands.appendHit(
+            Command(
+                .readCore, flag: false, core: core, buffer: .request(token.slot),
+                length: UInt32(byteCount),
+                deviceOffset: request.pointee.request.startSector * 512,
+                token: Token(
+                    .hit, slot: token.slot, generation: token.generation, isCore: true)))
         return true
     }
 }

@@ -232,6 +232,10 @@ extension Engine {
         let part = parts[index]
         let isCoreWritten = part.pointee.coreFailure == 0
         let isCacheWritten = part.pointee.cacheFailure == 0
+        // What stays dirty has its new content in the cache alone: the next FLUSH is for it.
+        if !isCoreWritten, part.pointee.owners != 0 {
+            counters.add(.cacheWritesDone, requests[part.pointee.request].pointee.request.core)
+        }
         exclusiveWriteEnded(index) { access, way, granules in
             guard isCoreWritten else { return }  // Dirty: the cache decides. Clean: invalid.
             if isCacheWritten {

@@ -42,9 +42,15 @@ public struct Engine: ~Copyable {
     var isSettling = false
     var cleaner: Cleaner
 
-    // What the hot paths need of the geometry; shifts turn sectors into lines, extents, granules.
+    // What the hot paths need of `shared`, one step nearer.
+    let pages: UnsafeMutableRawPointer
+    let sidecars: UnsafeMutableRawPointer
+    let cores: UnsafeMutablePointer<CoreRow>
+    let control: UnsafeMutablePointer<ControlWords>
+    // And of the geometry; shifts turn sectors into lines, extents, granules.
     let placement: SetPlacement
     let lineShift: UInt64
+    let lineBytes: UInt64
     let lineSectorMask: UInt64
     let extentShift: UInt64
     let granuleShift: UInt64
@@ -58,14 +64,19 @@ public struct Engine: ~Copyable {
             "lines above 8 KiB need the completion of granules, which is not there yet")
         self.shared = shared
         geometry = shared.geometry
+        pages = shared.pages
+        sidecars = shared.sidecars
+        cores = shared.cores
+        control = shared.control
         self.worker = worker
         self.limits = limits
         counters = shared.counters(worker)
         requests = SlotPool(capacity: limits.requestSlots, initial: RequestSlot())
         parts = SlotPool(capacity: limits.partSlots, initial: Part())
-        commands = CommandQueue(capacity: 16384)
+        commands = CommandQueue(capacity: 16384, reserve: limits.requestSlots)
         cleaner = Cleaner(limits: limits, lineBytes: Int(geometry.lineBytes))
         placement = geometry.placement
+        lineBytes = UInt64(geometry.lineBytes)
         lineShift = UInt64((Int(geometry.lineBytes) / 512).trailingZeroBitCount)
         lineSectorMask = UInt64(geometry.lineBytes) / 512 - 1
         extentShift = UInt64((Geometry.extentBytes / 512).trailingZeroBitCount)
@@ -77,7 +88,7 @@ public struct Engine: ~Copyable {
 
     /// Whether nothing is under way: no request, no fill, no cleaning, no command to take.
     public var isQuiescent: Bool {
-        requests.usedCount == 0 && commands.count == 0 && cleaner.isIdle
+        commands.count == 0 && cleaner.isIdle && requests.isUnused
     }
 }
 
@@ -88,16 +99,31 @@ extension Engine {
     ///
     /// Returns the slot that names the request and its buffer in commands. The caller knows which
     /// buffer that is before it takes the next command.
+    @inlinable @inline(__always)
     public mutating func submit(_ request: Request) -> UInt32? {
-        guard commands.room >= Self.commandReserve else { return nil }
-        if let slot = submitHit(request) { return slot }
+        let slot = start(request)
+        return slot == UInt32.max ? nil : slot
+    }
+
+    /// Not an optional number, which costs its caller and itself five instructions each.
+    @usableFromInline mutating func start(_ request: Request) -> UInt32 {
+        guard request.operation == .read else { return startOther(request) }
+        let slot = submitReadHit(request)
+        return slot != noSlot ? slot : submitInParts(request)
+    }
+
+    @inline(never) private mutating func startOther(_ request: Request) -> UInt32 {
+        if request.operation == .write {
+            let slot = submitWriteHit(request)
+            if slot != noSlot { return slot }
+        }
         return submitInParts(request)
     }
 
-    @inline(never) private mutating func submitInParts(_ request: Request) -> UInt32? {
-        guard parts.freeCount >= partCount(request), let slot = requests.acquire() else {
-            return nil
-        }
+    @inline(never) private mutating func submitInParts(_ request: Request) -> UInt32 {
+        guard commands.room >= Self.commandReserve, parts.hasFree(partCount(request)),
+            let slot = requests.acquire()
+        else { return noSlot }
         requests[slot].pointee.begin(request)
         guard isInside(request) else {
             requests[slot].pointee.result = -5  // EIO: the block layer never sends this.
@@ -158,16 +184,18 @@ extension Engine {
     /// The next thing to do, the same one until it is `commandTaken`; nil when there is nothing.
     ///
     /// What it points to is valid until the next call of the engine.
-    @inlinable public mutating func nextCommand() -> UnsafePointer<Command>? {
-        if commands.count == 0 { pump() }
+    @inlinable @inline(__always) public mutating func nextCommand() -> UnsafePointer<Command>? {
+        if let command = commands.first { return command }
+        pump()
         return commands.first
     }
 
     /// The command that `nextCommand` gave is on its way (or done, if it has no token).
     ///
     /// Only now may the slot of an answered request be given to another one.
-    @inlinable public mutating func commandTaken() {
-        let command = commands.removeFirst()
+    @inlinable @inline(__always) public mutating func commandTaken() {
+        let command = commands.oldest
+        commands.removeFirst()
         if command.pointee.endsSlot { releaseSlot(command.pointee.slot) }
     }
 
@@ -209,7 +237,7 @@ extension Engine {
 // MARK: - Tokens
 
 extension Token {
-    enum Kind: UInt64 { case part, request, cleaning, hit }
+    enum Kind: UInt64 { case hit, part, request, cleaning }
 
     /// | bits | |
     /// | --- | --- |
@@ -225,19 +253,23 @@ extension Token {
                 | UInt64(generation) << 28)
     }
 
-    @inline(__always) var slot: UInt32 { UInt32(truncatingIfNeeded: rawValue & 0xff_ffff) }
+    @inlinable @inline(__always) var slot: UInt32 {
+        UInt32(truncatingIfNeeded: rawValue & 0xff_ffff)
+    }
     @inline(__always) var isCore: Bool { rawValue & 1 << 26 != 0 }
     @inline(__always) var carriesChain: Bool { rawValue & 1 << 27 != 0 }
     @inline(__always) var withChain: Token { Token(rawValue: rawValue | 1 << 27) }
     @inline(__always) var generation: UInt32 {
         UInt32(truncatingIfNeeded: rawValue >> 28 & 0xff_ffff)
     }
+    /// 0 for a hit.
+    @inline(__always) var kindBits: UInt64 { rawValue & 3 << 24 }
     @inline(__always) var kind: Kind {
         switch rawValue >> 24 & 3 {
-        case 0: .part
-        case 1: .request
-        case 2: .cleaning
-        default: .hit
+        case 0: .hit
+        case 1: .part
+        case 2: .request
+        default: .cleaning
         }
     }
 }

@@ -26,8 +26,17 @@ struct SetAccess {
 
     @inline(__always) init(_ shared: SharedCache, _ set: UInt32, _ counters: WorkerCounters) {
         precondition(set < shared.geometry.setCount)
-        page = shared.page(set)
-        sidecar = shared.sidecar(set)
+        self.init(shared.page(set), shared.sidecar(set), shared, counters)
+    }
+
+    /// For a set whose number is known to be one.
+    @inline(__always)
+    init(
+        _ page: SetPageView, _ sidecar: SetSidecar, _ shared: SharedCache,
+        _ counters: WorkerCounters
+    ) {
+        self.page = page
+        self.sidecar = sidecar
         self.shared = shared
         self.counters = counters
     }
@@ -68,10 +77,8 @@ extension SetAccess {
 
     /// A hit is one saturating add.
     @inline(__always) func touch(_ way: Int) {
-        let byte = page.replacement[way]
-        if byte & Replacement.frequencyMask != Replacement.frequencyMask {
-            page.replacement[way] = byte + 1
-        }
+        let next = page.replacement[way] &+ 1
+        if next & Replacement.frequencyMask != 0 { page.replacement[way] = next }
     }
 }
 

@@ -184,7 +184,7 @@ public struct WayUse: Equatable {
 
     mutating func addReader() {
         precondition(canAddReader)
-        rawValue += 1
+        rawValue &+= 1
     }
     mutating func removeReader() {
         precondition(readers > 0)

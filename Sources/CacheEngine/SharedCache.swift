@@ -11,6 +11,8 @@ import Synchronization
 public struct SharedCache: @unchecked Sendable {
     public static let coreCountMax = 4096
     public static let workerCountMax = 63
+    /// So that the number of a line of 4 KiB, the smallest, fits into a set page.
+    public static let coreSectorsMax: UInt64 = 1 << 49
 
     /// In the heap, so that the handle is one word: the hot paths pass it around.
     private struct Parts {
@@ -29,9 +31,9 @@ public struct SharedCache: @unchecked Sendable {
     public var geometry: Geometry { parts.pointee.geometry }
     public var workerCount: Int { parts.pointee.workerCount }
     public var pages: UnsafeMutableRawPointer { parts.pointee.pages }
-    private var sidecars: UnsafeMutableRawPointer { parts.pointee.sidecars }
+    var sidecars: UnsafeMutableRawPointer { parts.pointee.sidecars }
     @inline(__always) var cores: UnsafeMutablePointer<CoreRow> { parts.pointee.cores }
-    private var control: UnsafeMutablePointer<ControlWords> { parts.pointee.control }
+    var control: UnsafeMutablePointer<ControlWords> { parts.pointee.control }
     private var counterWords: UnsafeMutablePointer<UInt64> { parts.pointee.counterWords }
     private var flushMarks: UnsafeMutablePointer<FlushMarks> { parts.pointee.flushMarks }
 
@@ -117,10 +119,14 @@ public struct CoreRow {
 }
 
 /// Single words that any thread reads and few write.
-private struct ControlWords: ~Copyable {
+struct ControlWords: ~Copyable {
     let mode = Atomic<UInt8>(EngineMode.writeThrough.rawValue)
     /// While above 0, write-back writes are written through: somebody wants an end of dirty lines.
     let freezeCount = Atomic<UInt32>(0)
+
+    @inline(__always) var isPassThrough: Bool {
+        mode.load(ordering: .relaxed) == EngineMode.passThrough.rawValue
+    }
 }
 
 /// What happens to writes and read misses.
@@ -164,6 +170,7 @@ extension SharedCache {
     /// Makes a core known. None of its lines may be in the table unless they are adopted next.
     public func addCore(_ id: UInt16, coreOffset: UInt32, sectorCount: UInt64, canDiscard: Bool) {
         precondition(id < Self.coreCountMax && !cores[Int(id)].isPresent && sectorCount > 0)
+        precondition(sectorCount < Self.coreSectorsMax, "core lines have 46 bits")
         let extentSectors = UInt64(Geometry.extentBytes) / 512
         cores[Int(id)] = CoreRow(
             isPresent: true, canDiscard: canDiscard, coreOffset: coreOffset,

@@ -1,10 +1,10 @@
 /// A fixed pool of slots in raw memory, handed out by index.
 ///
-/// Exhaustion is `nil`, a normal answer; releasing twice traps. Each release bumps the slot's
-/// generation, so a completion that names an older use is recognised.
+/// Exhaustion is `nil`, a normal answer; releasing twice traps. Each use has a generation of its
+/// own, so a completion that names an older use is recognised.
 struct SlotPool<Slot>: ~Copyable {
     private struct Entry {
-        /// Bits 0-23 tell one use of the slot from the next; bit 31: in use.
+        /// 24 bits, one more with each use and with each release: odd while in use.
         var generation: UInt32
         /// The next free one; means nothing while in use.
         var nextFree: UInt32
@@ -13,10 +13,9 @@ struct SlotPool<Slot>: ~Copyable {
 
     private let entries: UnsafeMutablePointer<Entry>
     private var firstFree: UInt32 = 0
-    private(set) var freeCount: Int
     let capacity: Int
 
-    private static var inUse: UInt32 { 0x8000_0000 }
+    private static var generationMask: UInt32 { 0x00ff_ffff }
 
     init(capacity: Int, initial: Slot) {
         precondition(capacity > 0 && capacity < 1 << 24)
@@ -26,53 +25,111 @@ struct SlotPool<Slot>: ~Copyable {
             let next = index + 1 == capacity ? noSlot : UInt32(index + 1)
             (entries + index).initialize(to: Entry(generation: 0, nextFree: next, slot: initial))
         }
-        freeCount = capacity
     }
 
     deinit { entries.deinitialize(count: capacity).deallocate() }
 
-    var usedCount: Int { capacity - freeCount }
+    /// Whether none is in use; looks at all.
+    var isUnused: Bool { (0..<UInt32(capacity)).allSatisfy { !isInUse($0) } }
+
+    /// Whether so many are free; looks at as many.
+    @inline(__always) func hasFree(_ count: Int) -> Bool {
+        var index = firstFree
+        var left = count
+        while left > 0 {
+            if index == noSlot { return false }
+            index = (entries + Int(index)).pointee.nextFree
+            left &-= 1
+        }
+        return true
+    }
 
     @inline(__always) mutating func acquire() -> UInt32? {
         let index = firstFree
         guard index != noSlot else { return nil }
         let entry = entries + Int(index)
         firstFree = entry.pointee.nextFree
-        entry.pointee.generation |= Self.inUse
-        freeCount &-= 1
+        entry.pointee.generation = (entry.pointee.generation &+ 1) & Self.generationMask
         return index
+    }
+
+    /// The same, with what else the most frequent case wants to know of its slot.
+    @inline(__always) mutating func acquireEntry() -> Acquired? {
+        let index = firstFree
+        guard Int32(bitPattern: index) >= 0 else { return nil }  // Only `noSlot` is negative.
+        let entry = entries + Int(index)
+        firstFree = entry.pointee.nextFree
+        let generation = (entry.pointee.generation &+ 1) & Self.generationMask
+        entry.pointee.generation = generation
+        return Acquired(index: index, generation: generation, slot: slot(of: entry))
+    }
+
+    struct Acquired {
+        let index: UInt32
+        let generation: UInt32
+        let slot: UnsafeMutablePointer<Slot>
+    }
+
+    @inline(__always)
+    private func slot(of entry: UnsafeMutablePointer<Entry>) -> UnsafeMutablePointer<Slot> {
+        UnsafeMutableRawPointer(entry).advanced(by: Self.slotOffset)
+            .assumingMemoryBound(to: Slot.self)
+    }
+
+    /// The slot if this is the use that `generation`, an odd number, named.
+    @inline(__always)
+    func current(_ index: UInt32, _ generation: UInt32) -> UnsafeMutablePointer<Slot>? {
+        precondition(index < capacity, "index names a slot outside the pool")
+        let entry = entries + Int(index)
+        guard entry.pointee.generation == generation else { return nil }
+        return slot(of: entry)
+    }
+
+    /// Releases what `current` gave.
+    @inline(__always)
+    mutating func release(_ index: UInt32, current slot: UnsafeMutablePointer<Slot>) {
+        let entry = UnsafeMutableRawPointer(slot).advanced(by: -Self.slotOffset)
+            .assumingMemoryBound(to: Entry.self)
+        release(index, entry)
+    }
+
+    /// Whoever names the use by its present generation no longer does; the slot stays in use.
+    mutating func renewGeneration(_ index: UInt32) {
+        precondition(isInUse(index))
+        let entry = entries + Int(index)
+        entry.pointee.generation = (entry.pointee.generation &+ 2) & Self.generationMask
     }
 
     @inline(__always) mutating func release(_ index: UInt32) {
         precondition(isInUse(index), "slot released twice")
-        let entry = entries + Int(index)
-        entry.pointee.generation = (entry.pointee.generation &+ 1) & ~Self.inUse
+        release(index, entries + Int(index))
+    }
+
+    @inline(__always)
+    private mutating func release(_ index: UInt32, _ entry: UnsafeMutablePointer<Entry>) {
+        entry.pointee.generation = (entry.pointee.generation &+ 1) & Self.generationMask
         entry.pointee.nextFree = firstFree
         firstFree = index
-        freeCount &+= 1
     }
 
     @inline(__always) func isInUse(_ index: UInt32) -> Bool {
         precondition(index < capacity, "index names a slot outside the pool")
-        return (entries + Int(index)).pointee.generation & Self.inUse != 0
+        return (entries + Int(index)).pointee.generation & 1 == 1
     }
 
     /// Whether the slot is in use, and this is the use that `generation` named.
     @inline(__always) func isCurrent(_ index: UInt32, _ generation: UInt32) -> Bool {
-        precondition(index < capacity, "index names a slot outside the pool")
-        let found = (entries + Int(index)).pointee.generation
-        return found & (Self.inUse | 0x00ff_ffff) == generation | Self.inUse
+        current(index, generation) != nil
     }
 
     /// 24 bits that tell one use of the slot from the next.
     @inline(__always) func generation(_ index: UInt32) -> UInt32 {
-        (entries + Int(index)).pointee.generation & 0x00ff_ffff
+        (entries + Int(index)).pointee.generation
     }
 
     @inline(__always) subscript(_ index: UInt32) -> UnsafeMutablePointer<Slot> {
         precondition(index < capacity)
-        return UnsafeMutableRawPointer(entries + Int(index))
-            .advanced(by: Self.slotOffset).assumingMemoryBound(to: Slot.self)
+        return slot(of: entries + Int(index))
     }
 
     @inline(__always) private static var slotOffset: Int {
@@ -101,21 +158,17 @@ struct RequestSlot {
     var linesHit: UInt32 = 0
     var linesTouched: UInt32 = 0
     var linesDirect: UInt32 = 0
-    // A hit without parts: where its line is, and which granules it touches.
+    // A hit without parts: where its line is.
     var hitSet: UInt32 = 0
-    var hitGranules: UInt16 = 0
     var hitWay: UInt8 = 0
     // FLUSH: what will have been flushed when it ends.
     var cacheWritesSeen: UInt64 = 0
     var directWritesSeen: UInt64 = 0
 
-    @inline(__always) mutating func beginHit(
-        _ request: Request, set: UInt32, way: Int, granules: UInt16
-    ) {
+    @inline(__always) mutating func beginHit(_ request: Request, set: UInt32, way: Int) {
         self.request = request
         hitSet = set
         hitWay = UInt8(truncatingIfNeeded: way)
-        hitGranules = granules
         mode = .writeBack
         isAnswered = false
     }

@@ -20,6 +20,8 @@ public protocol TurnBackend: ~Copyable {
     mutating func accepted(origin: UInt64, slot: UInt32)
     /// Queues the command; false if there is no room, and then it is offered again later.
     mutating func prepare(_ command: UnsafePointer<Command>) -> Bool
+    /// Answers a request, now or when there is room: the engine is through with it.
+    mutating func answer(slot: UInt32, result: Int32, keepsBuffer: Bool)
     /// Hands over what was prepared. If `mayWait`, sleeps until there is an event.
     mutating func submit(mayWait: Bool)
     /// A flush could not be started because too many are under way.
@@ -31,13 +33,15 @@ public protocol TurnBackend: ~Copyable {
 /// A turn is bounded: at most `eventMax` events, then the commands they led to, then one submit.
 /// Commands that do not fit stay with the engine, in order; none is dropped.
 public struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
-    private var engine: Engine
+    @usableFromInline var engine: Engine
     public var backend: Backend
     /// A request that the engine could not take yet; no other is asked for meanwhile.
-    private var waiting: (request: Request, origin: UInt64)?
-    private let eventMax: Int
+    @usableFromInline var waiting: (request: Request, origin: UInt64)?
+    @usableFromInline let eventMax: Int
 
-    public init(engine: consuming Engine, backend: consuming Backend, eventMax: Int = 256) {
+    @inlinable public init(
+        engine: consuming Engine, backend: consuming Backend, eventMax: Int = 256
+    ) {
         precondition(eventMax > 0)
         self.engine = engine
         self.backend = backend
@@ -49,7 +53,7 @@ public struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
 
     /// One turn; true if something happened in it.
     @discardableResult
-    public mutating func turn(mayWait: Bool) -> Bool {
+    @inlinable public mutating func turn(mayWait: Bool) -> Bool {
         var handled = 0
         retryWaiting()
         while handled < eventMax,
@@ -67,10 +71,10 @@ public struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
         return !isStalled
     }
 
-    @inline(__always) private mutating func handle(_ event: TurnEvent) {
+    @inlinable @inline(__always) mutating func handle(_ event: TurnEvent) {
         switch event {
         case .request(let request, let origin): take(request, origin)
-        case .completion(let token, let result): engine.complete(token, result: result)
+        case .completion(let token, let result): complete(token, result)
         case .setReleased(let set): engine.setReleased(set)
         case .beginFlush(let core):
             if !engine.beginFlush(core: core) { backend.flushRefused(core: core) }
@@ -79,7 +83,7 @@ public struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
         }
     }
 
-    @inline(__always) private mutating func take(_ request: Request, _ origin: UInt64) {
+    @inlinable @inline(__always) mutating func take(_ request: Request, _ origin: UInt64) {
         if let slot = engine.submit(request) {
             backend.accepted(origin: origin, slot: slot)
         } else {
@@ -87,14 +91,23 @@ public struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
         }
     }
 
-    private mutating func retryWaiting() {
+    /// A hit is answered without a detour: no command, and its slot is free at once.
+    @inlinable @inline(__always) mutating func complete(_ token: Token, _ result: Int32) {
+        guard let slot = engine.completeHit(token, result: result) else {
+            engine.complete(token, result: result)
+            return
+        }
+        backend.answer(slot: slot, result: 0, keepsBuffer: false)
+    }
+
+    @inlinable mutating func retryWaiting() {
         guard let (request, origin) = waiting else { return }
         waiting = nil
         take(request, origin)
     }
 
     /// Whether a command was queued, and whether all were.
-    private mutating func prepareCommands() -> (any: Bool, all: Bool) {
+    @inlinable mutating func prepareCommands() -> (any: Bool, all: Bool) {
         var any = false
         while let command = engine.nextCommand() {
             guard backend.prepare(command) else { return (any, false) }

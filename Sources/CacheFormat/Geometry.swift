@@ -102,13 +102,13 @@ public struct SetPlacement: Equatable, Sendable {
         extentLineShift = UInt64(linesPerExtent.trailingZeroBitCount)
     }
 
-    /// The quotient by the reciprocal is at most two too small; the subtractions make it exact.
+    /// The quotient by the reciprocal is at most one too small. With d sets the reciprocal is above
+    /// 2⁶⁴/d - 1, so the product's upper half is above n/d - n/2⁶⁴ - 1: the rest is below 2d.
     @inlinable @inline(__always)
     public func set(ofCoreLine line: UInt64, coreOffset: UInt32) -> UInt64 {
         let number = line &>> extentLineShift &+ UInt64(coreOffset)
         let quotient = number.multipliedFullWidth(by: reciprocal).high
         var rest = number &- quotient &* setCount
-        if rest >= setCount { rest &-= setCount }
         if rest >= setCount { rest &-= setCount }
         return rest
     }

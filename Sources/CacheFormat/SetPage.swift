@@ -120,7 +120,7 @@ public struct SetPageView {
 
     /// 1 to 255; 0 is a free way's. Lines of one extent differ.
     @inlinable public static func fingerprint(core: UInt16, line: UInt64) -> UInt8 {
-        let mixed = (line >> 4 ^ UInt64(core) << 40) &* 0xD6E8_FEB8_6659_FD93
+        let mixed = (line | UInt64(core) << 46) >> 4 &* 0xD6E8_FEB8_6659_FD93
         let byte = UInt8(truncatingIfNeeded: mixed >> 56) ^ UInt8(truncatingIfNeeded: line & 15)
         return byte == 0 ? 128 : byte
     }

@@ -227,10 +227,9 @@ extension WorkerBackend where Front: ~Copyable {
         case .readCache, .writeCache, .flushCache, .readCore, .writeCore, .flushCore, .discardCore:
             return prepareTransfer(command)
         case .answer:
-            front.answer(
+            answer(
                 slot: command.pointee.slot, result: command.pointee.result,
-                keepsBuffer: command.pointee.keepsBuffer,
-                &devices)
+                keepsBuffer: command.pointee.keepsBuffer)
             return true
         case .releaseSlot:
             front.release(slot: command.pointee.slot, &devices)
@@ -247,6 +246,10 @@ extension WorkerBackend where Front: ~Copyable {
             settling = nil
             return true
         }
+    }
+
+    mutating func answer(slot: UInt32, result: Int32, keepsBuffer: Bool) {
+        front.answer(slot: slot, result: result, keepsBuffer: keepsBuffer, &devices)
     }
 
     private mutating func prepareTransfer(_ command: UnsafePointer<Command>) -> Bool {

@@ -30,6 +30,7 @@ package struct ControlServer: Sendable {
 
     package func router() -> Router<BasicRequestContext> {
         let router = Router()
+        router.add(middleware: RefusalsAsErrorBodies())
         router.get("/v1/version") { _, _ in
             try Self.json(
                 VersionBody(
@@ -41,14 +42,25 @@ package struct ControlServer: Sendable {
         }
         addCoreRoutes(router)
         addOperationRoutes(router)
-        router.get("/**") { _, _ in Self.refusal(Self.noSuchEndpoint) }
-        router.post("/**") { _, _ in Self.refusal(Self.noSuchEndpoint) }
-        router.delete("/**") { _, _ in Self.refusal(Self.noSuchEndpoint) }
         return router
     }
+}
 
-    private static let noSuchEndpoint = ErrorBody(
-        code: ErrorBody.Code.noSuchEndpoint, message: "This server has no such endpoint.")
+/// What the router itself refuses is told as every other refusal.
+private struct RefusalsAsErrorBodies<Context: RequestContext>: RouterMiddleware {
+    func handle(
+        _ request: Hummingbird.Request, context: Context,
+        next: (Hummingbird.Request, Context) async throws -> Response
+    ) async throws -> Response {
+        do {
+            return try await next(request, context)
+        } catch let error as HTTPError where error.status == .notFound {
+            return ControlServer.refusal(
+                ErrorBody(
+                    code: ErrorBody.Code.noSuchEndpoint,
+                    message: "This server has no such endpoint."))
+        }
+    }
 }
 
 // MARK: - Routes
@@ -177,7 +189,7 @@ extension ControlServer {
         }
     }
 
-    private static func refusal(_ error: ErrorBody) -> Response {
+    fileprivate static func refusal(_ error: ErrorBody) -> Response {
         let status: HTTPResponse.Status =
             switch error.code {
             case ErrorBody.Code.badRequest: .badRequest

@@ -1,5 +1,6 @@
 import CSpawn
 package import ControlProtocol
+import Foundation
 import Glibc
 package import Logging
 
@@ -40,7 +41,7 @@ package struct Supervisor {
         relay.start()
         let status = waitForEnd(of: worker, signals: &signals)
         relay.join(ifSilent: .failed(silence(status)))
-        return report(status)
+        return report(status, wasReady: relay.wasReady)
     }
 
     private func startWorker() throws(ErrorBody) -> (pid_t, Int32) {
@@ -93,10 +94,14 @@ package struct Supervisor {
             ? "ended with exit code \(status >> 8 & 0xff)" : "died of signal \(number)"
     }
 
-    private func report(_ status: Int32) -> Int32 {
+    private func report(_ status: Int32, wasReady: Bool) -> Int32 {
         if status == 0 {
             logger.info("worker ended in order")
             return 0
+        }
+        guard wasReady else {
+            logger.error("the cache was not started: worker \(describe(status))")
+            return 1
         }
         // Restarting the worker over the memory image belongs here.
         logger.error("worker \(describe(status)): the cache is out of service until it is loaded")
@@ -109,8 +114,9 @@ private final class RelayThread: @unchecked Sendable {
     private let pipe: Int32
     private let ready: ReadyPipe
     private var thread = pthread_t()
-    /// Written by the thread, read after it was joined.
+    /// These are written by the thread, and read after it was joined.
     private var hasSpoken = false
+    private(set) var wasReady = false
 
     init(pipe: Int32, ready: ReadyPipe) {
         self.pipe = pipe
@@ -132,6 +138,8 @@ private final class RelayThread: @unchecked Sendable {
     private func relay() {
         if let line = readLine(from: pipe) {
             hasSpoken = true
+            let readiness = try? JSONDecoder().decode(Readiness.self, from: Data(line))
+            wasReady = readiness?.ok == true
             ready.relay(line)
         }
         close(pipe)

@@ -29,6 +29,7 @@ package struct WorkerProcess {
     /// Runs until the cache is stopped; returns the process's exit code.
     package func run() async -> Int32 {
         signal(SIGPIPE, SIG_IGN)
+        EarlySignal.catch()
         umask(0o077)
         let started: StartedService
         do throws(ErrorBody) {
@@ -129,18 +130,40 @@ private struct StopOnSignal: Service {
 
     func run() async throws {
         let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
+        if EarlySignal.hasCome, stop() { return }
         for await number in signals.cancelOnGracefulShutdown() {
             logger.info("asked to end by \(number)")
-            do throws(ErrorBody) {
-                try service.stop(flush: false, OperationWatch())
-                logger.info("cache stopped")
-                end.finish()
-                return
-            } catch {
-                logger.error("The cache goes on: \(error.message)")
-            }
+            if stop() { return }
         }
     }
+
+    /// True if the cache is stopped.
+    private func stop() -> Bool {
+        do throws(ErrorBody) {
+            try service.stop(flush: false, OperationWatch())
+            logger.info("cache stopped")
+            end.finish()
+            return true
+        } catch {
+            logger.error("The cache goes on: \(error.message)")
+            return false
+        }
+    }
+}
+
+/// Signals that come while the cache is being started are not lost, and do not end the process:
+/// they are looked at as soon as the cache can be stopped in order.
+private enum EarlySignal {
+    private static let come = Atomic(false)
+
+    static func `catch`() {
+        come.store(false, ordering: .releasing)
+        for number in [SIGTERM, SIGINT] {
+            signal(number) { _ in EarlySignal.come.store(true, ordering: .releasing) }
+        }
+    }
+
+    static var hasCome: Bool { come.load(ordering: .acquiring) }
 }
 
 /// Tells whoever started us, as soon as the control interface answers.

@@ -42,12 +42,7 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
         room -= 1
         switch command.kind {
         case .answer:
-            guard let client = slots[command.slot] else {
-                world.fail("an answer for nobody")
-                return true
-            }
-            world.answered(client, result: command.result)
-            if !command.keepsBuffer { forget(command.slot) }
+            answer(slot: command.slot, result: command.result, keepsBuffer: command.keepsBuffer)
         case .releaseSlot: forget(command.slot)
         case .wakeWorker:
             world.inboxes[Int(command.slot)].append(.setReleased(UInt32(command.deviceOffset)))
@@ -61,6 +56,15 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
             world.begin(transfer)
         }
         return true
+    }
+
+    mutating func answer(slot: UInt32, result: Int32, keepsBuffer: Bool) {
+        guard let client = slots[slot] else {
+            world.fail("an answer for nobody")
+            return
+        }
+        world.answered(client, result: result)
+        if !keepsBuffer { forget(slot) }
     }
 
     /// The engine no longer uses the buffer: whatever still reads it reads rubbish.

@@ -20,13 +20,15 @@ public struct Ring: ~Copyable {
     package private(set) var enterCount: UInt64 = 0
 
     public init(entries: UInt32, completions: UInt32) throws(RingError) {
-        ring = .allocate(capacity: 1)
+        let memory = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
         var parameters = io_uring_params()
-        let result = Self.setUp(ring, entries, completions, &parameters)
+        let result = Self.setUp(memory, entries, completions, &parameters)
         guard result == 0 else {
-            ring.deallocate()
+            memory.deallocate()
             throw RingError(step: "set up", errno: -result)
         }
+        // Not before: `deinit` takes apart what is here.
+        ring = memory
         _ = io_uring_register_ring_fd(ring)
     }
 
@@ -61,6 +63,21 @@ public struct Ring: ~Copyable {
 
     public func freeFile(from first: UInt32) -> UInt32? {
         (Int(first)..<files.count).first { !files[$0] }.map { UInt32($0) }
+    }
+
+    /// A table of so many places for buffers, all empty: the kernel's ublk driver puts the pages of
+    /// requests into them (zero copy), or a runner its own.
+    public mutating func registerBuffers(count: UInt32) throws(RingError) {
+        let result = io_uring_register_buffers_sparse(ring, count)
+        guard result >= 0 else { throw RingError(step: "register buffers", errno: -result) }
+    }
+
+    /// 0 or -errno; a buffer of no bytes empties the place.
+    public mutating func setBuffer(_ place: UInt32, _ bytes: UnsafeMutableRawBufferPointer) -> Int32
+    {
+        var buffer = iovec(iov_base: bytes.baseAddress, iov_len: bytes.count)
+        var tag: UInt64 = 0
+        return min(io_uring_register_buffers_update_tag(ring, place, &buffer, &tag, 1), 0)
     }
 
     /// 0 or -errno; -1 empties the place.

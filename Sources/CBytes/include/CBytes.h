@@ -26,9 +26,11 @@ static inline uint32_t ucas_masked_match_mask32_portable(
 typedef char ucas_v16 __attribute__((vector_size(16)));
 typedef char ucas_v16u __attribute__((vector_size(16), aligned(1)));
 
+// By a multiplication: SSE2 has no instruction for it, and shuffles are more of them.
 static inline ucas_v16 ucas_splat16(uint8_t b) {
-    char c = (char)b;
-    return (ucas_v16){c, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c};
+    uint64_t eight = b * UINT64_C(0x0101010101010101);
+    typedef uint64_t ucas_v2 __attribute__((vector_size(16)));
+    return (ucas_v16)(ucas_v2){eight, eight};
 }
 
 static inline uint32_t ucas_match_mask32(const uint8_t *bytes, uint8_t value) {
