@@ -162,8 +162,8 @@ extension Bench {
         }
         let command = worker.open.remove(at: place)
         if error == nil { carryOut(command, worker) }
-        worker.engine.complete(command.token, result: error ?? Int32(command.byteCount))
-        return take(worker: index)
+        return complete(command.token, error ?? Int32(command.byteCount), worker)
+            + take(worker: index)
     }
 
     /// Carries out everything until nothing is left to do; all commands on the way.
@@ -183,10 +183,27 @@ extension Bench {
         return texts
     }
 
+    /// As a turn does: a hit that succeeded is answered at once, everything else by a command.
+    private func complete(_ token: Token, _ result: Int32, _ worker: BenchWorker) -> [String] {
+        guard let slot = worker.engine.completeHit(token, result: result) else {
+            worker.engine.complete(token, result: result)
+            return []
+        }
+        worker.answers[slot] = (0, worker.buffers[slot] ?? [])
+        worker.buffers[slot] = nil
+        return ["answer 0"]
+    }
+
     private func carryOut(_ command: Command, _ worker: BenchWorker) {
         let device = Int(command.deviceOffset / 512)
         let buffer = Int(command.bufferOffset / 512)
         let key = command.buffer.rawValue
+        if command.kind == .discardCore {
+            for sector in device..<device + Int(command.discardByteCount / 512) {
+                coreDevices[command.core]?[sector] = 0
+            }
+            return
+        }
         for sector in 0..<Int(command.byteCount / 512) {
             let place = buffer + sector
             switch command.kind {
@@ -198,10 +215,6 @@ extension Bench {
                 coreDevices[command.core]?[device + sector] = worker.buffers[key]?[place] ?? -1
             default: Issue.record("\(text(command)) moves no bytes")
             }
-        }
-        guard command.kind == .discardCore else { return }
-        for sector in device..<device + Int(command.discardByteCount / 512) {
-            coreDevices[command.core]?[sector] = 0
         }
     }
 

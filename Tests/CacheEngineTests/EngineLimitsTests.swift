@@ -15,7 +15,7 @@ import Testing
             Request(.read, core: 1, startSector: 0, sectorCount: 0),
             Request(.read, core: 1, startSector: .max, sectorCount: 8),
             Request(.read, core: 7, startSector: 0, sectorCount: 8),
-            Request(.flush, core: 7), Request(.flush, core: 4096),
+            Request(.flush, core: 7), Request(.flush, core: 4095),
         ] {
             bench.submit(request)
             #expect(bench.take() == ["answer -5"], "\(request)")
@@ -24,6 +24,10 @@ import Testing
         #expect(bench.take() == ["readCore 65528+8 b0"])
         bench.finishAll()
         bench.expectQuiet()
+    }
+
+    @Test func aCoreIdOfMoreThan12BitsTraps() async {
+        await #expect(processExitsWith: .failure) { _ = Request(.flush, core: 4096) }
     }
 
     @Test func withoutASlotTheAnswerIsNotNow() throws {

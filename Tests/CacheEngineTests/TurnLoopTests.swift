@@ -14,6 +14,8 @@ private struct ScriptedBackend: TurnBackend, ~Copyable {
     /// Of each hand-over, whether it could have slept.
     var sleeps: [Bool] = []
     var refused: [UInt16] = []
+    /// Answers that needed no command.
+    var answered: [(slot: UInt32, result: Int32, keepsBuffer: Bool)] = []
 
     mutating func nextEvent(acceptsRequests: Bool) -> TurnEvent? {
         if !events.isEmpty { return events.removeFirst() }
@@ -31,6 +33,9 @@ private struct ScriptedBackend: TurnBackend, ~Copyable {
         return true
     }
 
+    mutating func answer(slot: UInt32, result: Int32, keepsBuffer: Bool) {
+        answered.append((slot, result, keepsBuffer))
+    }
     mutating func submit(mayWait: Bool) { sleeps.append(mayWait) }
     mutating func flushRefused(core: UInt16) { refused.append(core) }
 }
@@ -94,7 +99,6 @@ private struct ScriptedBackend: TurnBackend, ~Copyable {
         let (slots, prepared, sleeps) = (
             loop.backend.slots, loop.backend.prepared, loop.backend.sleeps
         )
-        #expect(prepared.map(\.slot) == [0, 0, 0, 0, 0])
         #expect(prepared.map(\.buffer.index) == (UInt64(0)..<5).map { slots[$0] })
         #expect(sleeps == [false, false, true])
     }
@@ -188,5 +192,26 @@ private struct ScriptedBackend: TurnBackend, ~Copyable {
         loop.turn(mayWait: false)
         let after = loop.backend.prepared.map(\.kind)
         #expect(after == [.writeCache, .writeCore])
+    }
+
+    @Test func aHitIsAnsweredInTheSameTurnAndWithoutACommand() throws {
+        let bench = try Bench(.writeThrough)
+        try bench.write(0, 8, 1)
+        bench.finishAll()
+        var loop = Self.loop(bench, requestSlots: 1)
+        let read = Request(.read, core: 1, startSector: 2, sectorCount: 4)
+        loop.backend.requests = [(read, 1)]
+        loop.turn(mayWait: false)
+        let (slot, token) = (loop.backend.slots[1], loop.backend.prepared[0].token)
+        // The slot is free at once: the next request of the same turn has it.
+        loop.backend.events = [.completion(token, result: 2048)]
+        loop.backend.requests = [(read, 2)]
+        loop.turn(mayWait: false)
+        let answered = loop.backend.answered
+        let kinds = loop.backend.prepared.map(\.kind)
+        let next = loop.backend.slots[2]
+        #expect(answered.map(\.slot) == [slot] && next == slot)
+        #expect(answered.allSatisfy { $0.result == 0 && !$0.keepsBuffer })
+        #expect(kinds == [.readCache, .readCache])
     }
 }
