@@ -105,13 +105,19 @@ let package = Package(
     ],
     targets: dataPlane + controlPlane + programs + [
         tests("UringTests", ["Uring", "CLinux"]),
-        tests("UblkTests", ["Ublk", "CLinux"]),
+        tests("UblkTests", ["Ublk", "CLinux", "ublk"]),
         tests("CacheFormatTests", ["CacheFormat", "CBytes"]),
         tests("CacheEngineTests", ["CacheEngine", "CacheFormat"]),
         tests("CacheRuntimeTests", ["CacheRuntime", "CacheEngine", "CacheFormat", "CLinux"]),
-        tests("ControlPlaneTests", ["ControlPlane", "ControlProtocol"]),
+        tests(
+            "ControlPlaneTests",
+            [
+                "ControlPlane", "ControlProtocol",
+                .product(name: "Hummingbird", package: "hummingbird"),
+                .product(name: "Logging", package: "swift-log"),
+            ]),
         tests("CasadmTests", ["CasadmCore", "ControlClient", "ControlProtocol", "CacheFormat"]),
-        tests("SimulatorTests", ["Simulator", "CacheEngine"]),
+        tests("SimulatorTests", ["Simulator", "CacheEngine", "CacheFormat"]),
         tests("TidyTests", []),
     ]
 )

@@ -113,6 +113,16 @@ public struct Ring: ~Copyable {
         return finish(sqe, userData)
     }
 
+    /// Into the buffer at `place` of the buffer table; `address` lies in that buffer.
+    public mutating func prepareFixedRead(
+        file: UInt32, place: UInt16, into address: UnsafeMutableRawPointer, byteCount: UInt32,
+        offset: UInt64, userData: UInt64
+    ) -> Bool {
+        guard let sqe = next() else { return false }
+        io_uring_prep_read_fixed(sqe, Int32(file), address, byteCount, offset, Int32(place))
+        return finish(sqe, userData)
+    }
+
     /// A read that may wait for long, of a file that is not registered: see `prepareCommand`.
     public mutating func prepareLongRead(
         descriptor: Int32, into address: UnsafeMutableRawPointer, byteCount: UInt32,

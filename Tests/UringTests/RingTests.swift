@@ -324,3 +324,37 @@ import Uring
         #expect(wait.revents & Int16(POLLHUP) != 0)
     }
 }
+
+@Suite(.needsRing) struct RingBufferTests {
+    @Test func aTransferUsesABufferOfTheTable() throws {
+        let file = ScratchFile(byteCount: 4096)
+        file.fill(0x5a, count: 4096)
+        let buffer = Buffer(4096)
+        var ring = try Ring.over(file)
+        try ring.registerBuffers(count: 2)
+        let put = ring.setBuffer(1, UnsafeMutableRawBufferPointer(start: buffer.base, count: 4096))
+        #expect(put == 0)
+        _ = ring.prepareFixedRead(
+            file: 0, place: 1, into: buffer.base + 1024, byteCount: 512, offset: 0, userData: 1)
+        let read = ring.run()
+        #expect(read == 512)
+        #expect(buffer.bytes[1024..<1536].allSatisfy { $0 == 0x5a })
+        #expect(buffer.bytes[..<1024].allSatisfy { $0 == 0 })
+    }
+
+    @Test func anEmptyPlaceIsNotUsed() throws {
+        let file = ScratchFile(byteCount: 4096)
+        let buffer = Buffer(4096)
+        var ring = try Ring.over(file)
+        try ring.registerBuffers(count: 2)
+        let all = UnsafeMutableRawBufferPointer(start: buffer.base, count: 4096)
+        let results = [ring.setBuffer(1, all), ring.setBuffer(2, all)]
+        #expect(results == [0, -EINVAL])
+        let emptied = ring.setBuffer(1, UnsafeMutableRawBufferPointer(start: nil, count: 0))
+        #expect(emptied == 0)
+        _ = ring.prepareFixedRead(
+            file: 0, place: 1, into: buffer.base, byteCount: 512, offset: 0, userData: 1)
+        let read = ring.run()
+        #expect(read == -EFAULT)
+    }
+}
