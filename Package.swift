@@ -14,7 +14,7 @@ let dataPlane: [Target] = [
     .target(name: "CBytes"),
     .target(name: "CLinux"),
     .target(name: "CSpin"),
-    .target(name: "Uring", dependencies: ["CLiburing", "CLinux"], swiftSettings: house),
+    .target(name: "Uring", dependencies: ["CLiburing"], swiftSettings: house),
     .target(name: "Ublk", dependencies: ["Uring", "CLinux"], swiftSettings: house),
     .target(name: "CacheFormat", dependencies: ["CBytes"], swiftSettings: house),
     .target(

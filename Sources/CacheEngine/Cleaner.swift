@@ -3,7 +3,7 @@
 /// A batch is a bufferful of dirty lines of one core, in core order. Its steps: read the lines
 /// from the cache device, write them to the core with neighbours merged, flush the core, mark
 /// clean what nobody wrote meanwhile. Foreground requests are never kept waiting by it, but for
-/// write-through and pass-through writes to those very lines.
+/// write-through and pass-through writes to those very lines, and discards of them.
 struct Cleaner: ~Copyable {
     static let flushJobMax = 64
     private static let urgentMax = 256

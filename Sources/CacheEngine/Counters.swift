@@ -22,7 +22,7 @@ public enum Counter: Int, CaseIterable, Sendable {
 
 /// The counters of one worker, a row of `Counter.allCases.count` words for each core id.
 ///
-/// Only its worker writes; others read with relaxed loads and add up. Differences may be negative
+/// Only its worker writes; others read plain aligned words, which may lag behind, and add up. Differences may be negative
 /// in one worker (it evicted what another one inserted): sums wrap around to the right answer.
 public struct WorkerCounters: @unchecked Sendable {
     static let rowWords = 32

@@ -105,7 +105,7 @@ public struct Superblock: Equatable, Sendable {
         bytes.store(bytes.checksum(without: Layout.checksum), Layout.checksum)
     }
 
-    /// Believes nothing: magic, version, checksum, features, then every number.
+    /// Believes nothing: magic, checksum, version, features, then every number.
     public init(decoding bytes: DiskBytes) throws(FormatError) {
         precondition(bytes.count == Layout.byteCount)
         guard bytes.load(Layout.magic, as: UInt64.self) == Self.magicValue else { throw .noMagic }

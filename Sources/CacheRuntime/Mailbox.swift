@@ -37,11 +37,6 @@ package final class Mailbox<Message: Sendable>: Sendable {
         return true
     }
 
-    /// Claims the duty to wake the worker: true if the caller has to write the event counter.
-    func claimWake() -> Bool {
-        !isFilled.exchange(true, ordering: .acquiringAndReleasing)
-    }
-
     /// Takes what is there; nil if nothing was posted since the last time.
     ///
     /// The flag falls before the queue is taken: a post in between costs a spurious turn, never a

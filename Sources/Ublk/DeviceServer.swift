@@ -9,8 +9,8 @@ public final class DeviceServer<Backend: Target>: Sendable {
     private let descriptor: Int32
     private let threads = Mutex<[QueueThread]>([])
 
-    /// Makes the device, starts its queues, then the device itself. Whatever fails, no half-made
-    /// device is left.
+    /// Makes the device, starts its queues, then the device itself. Whatever fails, a device made
+    /// here is deleted; one taken over is stopped and stays.
     ///
     /// - Parameter recovers: take over the existing device `wish.id`, whose server is gone.
     public init(
