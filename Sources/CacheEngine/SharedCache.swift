@@ -11,8 +11,6 @@ import Synchronization
 public struct SharedCache: @unchecked Sendable {
     public static let coreCountMax = 4096
     public static let workerCountMax = 63
-    /// So that the number of a line of 4 KiB, the smallest, fits into a set page.
-    public static let coreSectorsMax: UInt64 = 1 << 49
 
     /// In the heap, so that the handle is one word: the hot paths pass it around.
     private struct Parts {
@@ -170,7 +168,7 @@ extension SharedCache {
     /// Makes a core known. None of its lines may be in the table unless they are adopted next.
     public func addCore(_ id: UInt16, coreOffset: UInt32, sectorCount: UInt64, canDiscard: Bool) {
         precondition(id < Self.coreCountMax && !cores[Int(id)].isPresent && sectorCount > 0)
-        precondition(sectorCount < Self.coreSectorsMax, "core lines have 46 bits")
+        precondition(sectorCount < Configuration.Core.sectorsMax, "core lines have 46 bits")
         let extentSectors = UInt64(Geometry.extentBytes) / 512
         cores[Int(id)] = CoreRow(
             isPresent: true, canDiscard: canDiscard, coreOffset: coreOffset,

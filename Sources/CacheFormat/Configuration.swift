@@ -25,6 +25,9 @@ public struct Configuration: Equatable, Sendable {
     public enum CutoffPolicy: UInt8, Sendable { case full = 0, always = 1, never = 2 }
 
     public struct Core: Equatable, Sendable {
+        /// Cores are smaller than this (256 PiB): in lines of 4 KiB their numbers fit a set page.
+        public static let sectorsMax: UInt64 = 1 << 49
+
         /// 0 to 4095.
         public var id: UInt16
         /// Shifts the core's extents against other cores' sets.
@@ -141,7 +144,8 @@ extension Configuration {
             throw .impossible("sequential cutoff policy")
         }
         try reader.skipZeros(3)
-        guard id < 4096, pathBytes <= pathBytesMax, sectorCount > 0, sectorCount < 1 << 55,
+        guard id < 4096, pathBytes <= pathBytesMax, sectorCount > 0,
+            sectorCount < Core.sectorsMax,
             let path = try reader.text(pathBytes)
         else { throw .impossible("core") }
         try reader.skipZeros((8 - reader.position % 8) % 8)

@@ -14,6 +14,11 @@ extension CacheInstance {
             guard device.limits.sectorCount > 0 else {
                 throw CacheError(.tooSmall, "The core device '\(devicePath)' is empty.")
             }
+            guard device.limits.sectorCount < Configuration.Core.sectorsMax else {
+                throw CacheError(
+                    .incompatible,
+                    "The core device '\(devicePath)' is too large: 256 PiB are the limit.")
+            }
             var configuration = store.configuration
             let core = Configuration.Core(
                 id: id, coreOffset: coreOffset(id), sectorCount: device.limits.sectorCount,

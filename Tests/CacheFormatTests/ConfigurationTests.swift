@@ -4,7 +4,7 @@ import Testing
 @Suite struct ConfigurationTests {
     private static func sample() -> Configuration {
         var first = Configuration.Core(
-            id: 0x0102, coreOffset: 0x1112_1314, sectorCount: 0x0021_2223_2425_2627,
+            id: 0x0102, coreOffset: 0x1112_1314, sectorCount: 0x0001_2223_2425_2627,
             logicalBlockBytes: 4096, devicePath: "/dev/é")
         first.cutoffThresholdKiB = 0x0102_0304
         first.cutoffPolicy = .always
@@ -41,7 +41,7 @@ import Testing
         expected += [1, 1, 2, 1, 2, 0] + [UInt8](repeating: 0, count: 10)
         // Core: id, length of path, offset; sectors; flags, block size; threshold, policy.
         expected += [0x02, 0x01, 7, 0, 0x14, 0x13, 0x12, 0x11]
-        expected += [0x27, 0x26, 0x25, 0x24, 0x23, 0x22, 0x21, 0x00]
+        expected += [0x27, 0x26, 0x25, 0x24, 0x23, 0x22, 0x01, 0x00]
         expected += [0, 0, 0, 0, 0x00, 0x10, 0, 0]
         expected += [0x04, 0x03, 0x02, 0x01, 1, 0, 0, 0]
         expected += Array("/dev/é".utf8) + [0]
