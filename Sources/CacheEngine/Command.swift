@@ -66,7 +66,7 @@ public struct Command: Equatable, Sendable {
         case answer
         /// An answered request's slot and buffer are no longer used. Not completed back.
         case releaseSlot
-        /// Tell worker `worker` that something in set `deviceOffset` was released
+        /// Tell worker `slot` that something in set `deviceOffset` was released
         /// (its `setReleased` is to be called). Not completed back.
         case wakeWorker
         /// A flush of core `core` begun with `beginFlush` ended with `result`. Not completed back.
@@ -117,7 +117,7 @@ public struct Command: Equatable, Sendable {
     }
     /// Reads and writes.
     @inlinable public var byteCount: UInt32 {
-        get { length }
+        get { kind == .discardCore ? 0 : length }
         set { length = newValue }
     }
     /// `discardCore`, which may be longer than a buffer can be.

@@ -1,50 +1,56 @@
-/// Commands waiting to be taken, in order: a ring in fixed memory.
+/// Commands waiting to be taken, in order.
+///
+/// It starts with room for what any ordinary load leaves waiting, and grows, once, when somebody
+/// needs more: a device that is slow to take commands, and many completions at a time that each
+/// lead to hundreds, must not stop the cache. Emptied, it begins at its start again, so that the
+/// same few cache lines are used over and over.
 ///
 /// Its last command may still grow: neighbouring core transfers of one request become one.
 /// Its owner calls `deallocate`; a noncopyable type with a deinit of its own cannot be seen by
 /// inlined code of other modules (Swift 6.3 fails to compile it).
 @usableFromInline struct CommandQueue {
-    @usableFromInline let commands: UnsafeMutablePointer<Command>
-    @usableFromInline let mask: UInt32
-    /// Commands taken, and commands given, so far: they wrap around.
+    @usableFromInline var commands: UnsafeMutablePointer<Command>
+    /// The first place in use, and the first behind those in use.
     @usableFromInline var head: UInt32 = 0
     @usableFromInline var tail: UInt32 = 0
-    /// Places that only `appendHit` may use.
-    let reserve: UInt32
+    private(set) var capacity: UInt32
 
-    init(capacity: Int, reserve: Int) {
-        precondition(capacity > reserve && capacity & (capacity - 1) == 0, "not a power of two")
-        mask = UInt32(capacity - 1)
-        self.reserve = UInt32(reserve)
+    init(capacity: Int) {
+        precondition(capacity > 1)
+        self.capacity = UInt32(capacity)
         commands = .allocate(capacity: capacity)
-        commands.initialize(repeating: Command(.answer), count: capacity)
     }
 
-    func deallocate() { commands.deinitialize(count: Int(mask) + 1).deallocate() }
+    // Commands are plain numbers: there is nothing to deinitialise.
+    func deallocate() { commands.deallocate() }
 
     @inlinable var count: Int { Int(tail &- head) }
-    /// How many `append` can take.
-    @inline(__always) var room: Int { Int(mask) - Int(reserve) - count }
 
-    @inline(__always) private func place(_ number: UInt32) -> UnsafeMutablePointer<Command> {
-        commands + Int(number & mask)
-    }
-
-    /// A new last command with nothing but its kind, to be filled in where it is.
+    /// A new last command with nothing but its kind, to be filled in where it is, before the next
+    /// one is appended.
     @inline(__always) mutating func append(_ kind: Command.Kind) -> UnsafeMutablePointer<Command> {
         append(Command(kind))
-        return place(tail &- 1)
+        return commands + Int(tail &- 1)
     }
 
     @inline(__always) mutating func append(_ command: Command) {
-        precondition(room > 0, "the command queue overflows")
-        appendHit(command)
+        if tail == capacity { makeRoom() }
+        (commands + Int(tail)).initialize(to: command)
+        tail &+= 1
     }
 
-    /// At most `reserve` of these are in the queue, so there is always room.
-    @inline(__always) mutating func appendHit(_ command: Command) {
-        place(tail).initialize(to: command)
-        tail &+= 1
+    /// Moves what is there to the beginning, or, if that would not help for long, to more memory.
+    @inline(never) private mutating func makeRoom() {
+        let old = commands
+        if head < capacity / 2 {
+            precondition(capacity < 1 << 30, "a billion commands wait")
+            capacity *= 2
+            commands = .allocate(capacity: Int(capacity))
+        }
+        commands.update(from: old + Int(head), count: count)
+        if commands != old { old.deallocate() }
+        tail -= head
+        head = 0
     }
 
     @inlinable @inline(__always) var first: UnsafePointer<Command>? {
@@ -53,7 +59,7 @@
 
     /// What `first` gives if there is one.
     @inlinable @inline(__always) var oldest: UnsafePointer<Command> {
-        UnsafePointer(commands + Int(head & mask))
+        UnsafePointer(commands + Int(head))
     }
 
     /// Ends the life of what `first` gave; its place stays as it is until the next `append`.
@@ -62,8 +68,15 @@
         head &+= 1
     }
 
+    /// Begins at the start again. Nothing may be waiting.
+    mutating func restart() {
+        precondition(head == tail)
+        head = 0
+        tail = 0
+    }
+
     /// The command appended last, if nobody has taken it.
     @inline(__always) var last: UnsafeMutablePointer<Command>? {
-        head == tail ? nil : place(tail &- 1)
+        head == tail ? nil : commands + Int(tail &- 1)
     }
 }

@@ -187,6 +187,7 @@ extension Engine {
             let way = (hand + step) % SetPageLayout.ways
             guard access.page.replacement[way] & Replacement.dirty != 0 else { continue }
             let identity = access.page.identity(way)
+            guard (cores + Int(identity.core)).pointee.hasDevice else { continue }
             if batch.pointee.entryCount == 0 {
                 batch.pointee.core = identity.core
             } else if identity.core != batch.pointee.core {

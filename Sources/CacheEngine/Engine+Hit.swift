@@ -94,8 +94,7 @@ extension Engine {
         counters.add(isWrite ? .exportedWriteBytes : .exportedReadBytes, request.core, byteCount)
         counters.add(isWrite ? .cacheWriteBytes : .cacheReadBytes, request.core, byteCount)
         counters.add(isWrite ? .writeTotal : .readTotal, request.core)
-        // A slot has one command at a time.
-        commands.appendHit(
+        commands.append(
             Command(
                 isWrite ? .writeCache : .readCache, flag: isWrite && request.forceUnitAccess,
                 core: request.core, buffer: .request(slot),
@@ -177,7 +176,7 @@ extension Engine {
         command.slot = token.slot
         command.core = request.pointee.request.core
         command.result = min(result, 0)
-        commands.appendHit(command)
+        commands.append(command)
     }
 
     /// True if the core is asked instead: the cache failed to read what the core has, too.
@@ -197,7 +196,7 @@ extension Engine {
         if dirty & granules(ofHit: request.pointee.request) != 0 { return false }
         let byteCount = UInt64(request.pointee.request.sectorCount) * 512
         counters.add(.coreReadBytes, core, byteCount)
-        commands.appendHit(
+        commands.append(
             Command(
                 .readCore, flag: false, core: core, buffer: .request(token.slot),
                 length: UInt32(byteCount),

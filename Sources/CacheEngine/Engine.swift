@@ -73,7 +73,7 @@ public struct Engine: ~Copyable {
         counters = shared.counters(worker)
         requests = SlotPool(capacity: limits.requestSlots, initial: RequestSlot())
         parts = SlotPool(capacity: limits.partSlots, initial: Part())
-        commands = CommandQueue(capacity: 16384, reserve: limits.requestSlots)
+        commands = CommandQueue(capacity: 4096)
         cleaner = Cleaner(limits: limits, lineBytes: Int(geometry.lineBytes))
         placement = geometry.placement
         lineBytes = UInt64(geometry.lineBytes)
@@ -121,11 +121,12 @@ extension Engine {
     }
 
     @inline(never) private mutating func submitInParts(_ request: Request) -> UInt32 {
-        guard commands.room >= Self.commandReserve, parts.hasFree(partCount(request)),
+        let isValid = isInside(request)
+        guard commands.count <= Self.backlogMax, parts.hasFree(isValid ? partCount(request) : 0),
             let slot = requests.acquire()
         else { return noSlot }
         requests[slot].pointee.begin(request)
-        guard isInside(request) else {
+        guard isValid else {
             requests[slot].pointee.result = -5  // EIO: the block layer never sends this.
             answer(slot)
             return slot
@@ -138,12 +139,10 @@ extension Engine {
         return slot
     }
 
-    /// Room in the command queue that one step can need at the most: every line of the longest
-    /// request cut into single granules, twice.
-    private static var commandReserve: Int { 8192 }
+    /// Commands that may wait before no more requests are taken.
+    private static var backlogMax: Int { 8192 }
 
     @inline(__always) func isInside(_ request: Request) -> Bool {
-        guard request.core < SharedCache.coreCountMax else { return false }
         let core = shared.cores + Int(request.core)
         guard core.pointee.isPresent else { return false }
         if request.operation == .flush { return true }
@@ -192,7 +191,7 @@ extension Engine {
 
     /// The command that `nextCommand` gave is on its way (or done, if it has no token).
     ///
-    /// Only now may the slot of an answered request be given to another one.
+    /// Only now may the slot of a request that it answers be given to another one.
     @inlinable @inline(__always) public mutating func commandTaken() {
         let command = commands.oldest
         commands.removeFirst()
@@ -225,6 +224,7 @@ extension Engine {
 
     /// Background work that goes on when the foreground has nothing queued: a bounded piece.
     @usableFromInline mutating func pump() {
+        commands.restart()
         continueDiscards()
         continueCleaning()
         if isSettling, !hasWriteBackWrites() {

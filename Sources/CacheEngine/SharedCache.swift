@@ -111,6 +111,8 @@ public struct CoreRow {
     public var isPresent = false
     /// Whether a discard is worth sending to the core device.
     public var canDiscard = false
+    /// Whether the workers have its device: without, nothing of it can be cleaned.
+    public var hasDevice = true
     public var coreOffset: UInt32 = 0
     public var sectorCount: UInt64 = 0
     public var dirtyMap: DirtyMap?
@@ -180,6 +182,13 @@ extension SharedCache {
     public func setCanDiscard(_ id: UInt16, _ canDiscard: Bool) {
         precondition(cores[Int(id)].isPresent)
         cores[Int(id)].canDiscard = canDiscard
+    }
+
+    /// Set to false before the workers lose the core's device, and to true when all have it. Who
+    /// is cleaning the core at that moment goes on; `dropLines` waits for that.
+    public func setHasDevice(_ id: UInt16, _ hasDevice: Bool) {
+        precondition(cores[Int(id)].isPresent)
+        cores[Int(id)].hasDevice = hasDevice
     }
 
     /// Forgets a core; `dropLines` has emptied it.

@@ -23,7 +23,8 @@ struct SlotPool<Slot>: ~Copyable {
         entries = .allocate(capacity: capacity)
         for index in 0..<capacity {
             let next = index + 1 == capacity ? noSlot : UInt32(index + 1)
-            (entries + index).initialize(to: Entry(generation: 0, nextFree: next, slot: initial))
+            // Not 0: a token of all zeroes names no use.
+            (entries + index).initialize(to: Entry(generation: 2, nextFree: next, slot: initial))
         }
     }
 

@@ -28,6 +28,7 @@ extension CacheInstance {
             shared.addCore(
                 id, coreOffset: core.coreOffset, sectorCount: core.sectorCount,
                 canDiscard: device.limits.discardMaxBytes > 0)
+            shared.setHasDevice(id, false)
             // The device knows of the core before the first of its lines can be dirty.
             do throws(CacheError) {
                 try store.save(configuration)
@@ -171,6 +172,7 @@ extension CacheInstance {
                         + "\(errorText(-result)).")
             }
         }
+        shared.setHasDevice(core.id, true)
         state.withLock { $0.cores[core.id]?.device = device }
         try export(core.id, limits)
     }
@@ -208,6 +210,7 @@ extension CacheInstance {
     /// in the configuration.
     private func forget(_ id: UInt16) throws(CacheError) {
         try endExport(id)
+        shared.setHasDevice(id, false)
         while !shared.dropLines(core: id) { usleep(2_000) }
         for worker in workers {
             while try worker.ask({ .detachCore(core: id, $0) }) == -EBUSY { usleep(2_000) }

@@ -202,6 +202,7 @@ extension CacheInstance {
             shared.addCore(
                 core.id, coreOffset: core.coreOffset, sectorCount: core.sectorCount,
                 canDiscard: false)
+            shared.setHasDevice(core.id, false)
         }
         if let set = shared.adoptPages() {
             shared.deallocate()

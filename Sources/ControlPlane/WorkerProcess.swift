@@ -39,6 +39,7 @@ package struct WorkerProcess {
             ready.report(.failed(error))
             return 1
         }
+        if EarlySignal.hasCome { return endAtOnce(started) }
         let end = EndOfService()
         let server = ControlServer(service: started.service) { end.finish() }
         let path = RunDirectory.socketPath(cacheID: started.lock.cacheID)
@@ -67,6 +68,17 @@ package struct WorkerProcess {
         }
         started.lock.removeSocket()
         return end.isFinished ? code : max(code, stopWithoutControl(started.service))
+    }
+
+    /// Somebody wanted the end before the beginning: the cache was not started.
+    private func endAtOnce(_ started: StartedService) -> Int32 {
+        let code = stopWithoutControl(started.service)
+        ready.report(
+            .failed(
+                ErrorBody(
+                    code: ErrorBody.Code.failed,
+                    message: "The cache's server was asked to end before it was ready.")))
+        return max(code, 1)
     }
 
     /// The control interface is gone, and nobody could stop the cache any more.

@@ -27,6 +27,9 @@ package struct Scenario {
     package var modeSwitchPerMille = 0
     package var coreFlushPerMille = 0
     package var coreRemovalPerMille = 0
+    /// For a third of the run one core has no device, as after a load without it: no requests come
+    /// for it, and its lines, dirty ones too, stay in the cache.
+    package var hasAbsentCore = false
     package var requestCount = 3000
     package var limits = EngineLimits()
 
@@ -56,6 +59,7 @@ package struct Scenario {
         limits.partSlots = 64 + random.below(256)
         limits.cleaningBatches = 1 + random.below(4)
         limits.cleaningBatchBytes = [131072, 524288][random.below(2)]
+        hasAbsentCore = coreCount > 1 && random.chance(25)
     }
 }
 

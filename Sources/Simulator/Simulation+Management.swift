@@ -10,6 +10,7 @@ enum ModeChange {
 extension Simulation {
     func maybeManage() {
         let scenario = world.scenario
+        guard absent == nil else { return }
         if modeChange == nil, world.random.below(1000) < scenario.modeSwitchPerMille {
             switchMode([.writeBack, .writeThrough, .passThrough][world.random.below(3)])
         }
@@ -79,6 +80,25 @@ extension Simulation {
 // MARK: - Cores
 
 extension Simulation {
+    /// The second third of the run may be without one of the cores.
+    func playAbsence() throws(Violation) {
+        guard world.scenario.hasAbsentCore else { return }
+        let third = world.scenario.requestCount / 3
+        if made == third, absent == nil {
+            try drain()
+            let core = world.cores[world.random.below(world.cores.count)]
+            core.isPaused = true
+            core.isAbsent = true
+            world.shared.setHasDevice(core.id, false)
+            absent = core
+        } else if made >= 2 * third, let core = absent {
+            core.isPaused = false
+            core.isAbsent = false
+            world.shared.setHasDevice(core.id, true)
+            absent = nil
+        }
+    }
+
     /// A core is taken away in steps: no more requests, cleaning, the users' FLUSH, drop its lines,
     /// forget it; then it comes back, and its content must be what was written.
     func finishRemoval() {

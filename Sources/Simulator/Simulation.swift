@@ -8,10 +8,11 @@ import CacheEngine
 package final class Simulation {
     let world: World
     private(set) var workers: [SimulatedWorker] = []
-    private var made = 0
+    private(set) var made = 0
     var removing: SimulatedCore?
     var flushing: Set<UInt16> = []
     var modeChange: ModeChange?
+    var absent: SimulatedCore?
 
     /// With `traced` a violation is told with the last events of its sector; that costs time.
     package init(_ scenario: Scenario, traced: Bool = false) {
@@ -29,6 +30,7 @@ package final class Simulation {
         var idleSteps = 0
         while made < world.scenario.requestCount {
             step()
+            try playAbsence()
             idleSteps = made == before ? idleSteps + 1 : 0
             before = made
             if idleSteps > 500_000 { world.fail("requests never end: \(stall)") }
@@ -67,7 +69,7 @@ package final class Simulation {
             + "removing \(removing?.id ?? .max) flushing \(flushing), \(workers)"
     }
 
-    private func drain() throws(Violation) {
+    func drain() throws(Violation) {
         var idle = 0
         var turns = 0
         while idle < 3 {

@@ -18,6 +18,9 @@ extension World {
         if scenario.errorPerMille > 0, random.below(1000) < scenario.errorPerMille {
             transfer.willFail = true
         }
+        if device(of: command) !== cacheDevice, cores[Int(command.core)].isAbsent {
+            fail("a transfer of core \(command.core), which has no device")
+        }
         checkTransfer(transfer)
         note(transfer, "begins")
         transfers.append(transfer)

@@ -91,6 +91,7 @@ final class SimulatedCore {
     var history: [SectorHistory]
     var isAttached = false
     var isPaused = false
+    var isAbsent = false
     /// Stamps of writes acknowledged and not yet covered by an answered FLUSH are not here.
     var requestsUnderWay = 0
     var removal = RemovalStep.cleaning

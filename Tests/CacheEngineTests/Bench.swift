@@ -166,6 +166,17 @@ extension Bench {
             + take(worker: index)
     }
 
+    /// Carries out every open command without taking what follows, as many completions in one turn.
+    func completeOpen(worker index: Int = 0) {
+        let worker = workers[index]
+        let commands = worker.open
+        worker.open = []
+        for command in commands {
+            carryOut(command, worker)
+            _ = complete(command.token, Int32(command.byteCount), worker)
+        }
+    }
+
     /// Carries out everything until nothing is left to do; all commands on the way.
     @discardableResult
     func finishAll(worker index: Int = 0) -> [String] {

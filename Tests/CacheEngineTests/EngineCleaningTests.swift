@@ -209,4 +209,36 @@ extension Bench {
         #expect(bench.sum(.dirtyLines) == 168)
         bench.expectQuiet()
     }
+
+    // MARK: - Cores that are not there
+
+    /// A loaded cache may have dirty lines of a core whose device is missing.
+    @Test func urgentCleaningLeavesCoresWithoutADeviceAlone() throws {
+        let bench = try Bench(.writeBack)
+        bench.addCore(2)
+        for line in UInt64(0)..<224 { try bench.write(line * 8, 8, 2, core: line % 4 == 3 ? 1 : 2) }
+        bench.finishAll()
+        bench.shared.setHasDevice(2, false)
+        try bench.write(4096, 8, 3)
+        let commands = bench.finishAll()
+        #expect(commands.contains { $0.hasPrefix("writeCore") })
+        #expect(!commands.contains { $0.contains("[2]") }, "\(commands)")
+        #expect(bench.shared.sum(.dirtyLines, core: 2) == 168)
+        bench.expectQuiet()
+    }
+
+    @Test func aSetWithNothingToCleanIsNotUrgentForEver() throws {
+        let bench = try Bench(.writeBack)
+        bench.addCore(2)
+        for line in UInt64(0)..<224 { try bench.write(line * 8, 8, 2, core: 2) }
+        bench.finishAll()
+        bench.shared.setHasDevice(2, false)
+        try bench.write(4096, 8, 3)
+        #expect(bench.finishAll() == ["writeCore 4096+8 b0", "answer 0"])
+        bench.expectQuiet()
+        bench.shared.setHasDevice(2, true)
+        try bench.write(4096, 8, 4)
+        #expect(bench.finishAll().contains { $0.hasPrefix("writeCore[2]") })
+        bench.expectQuiet()
+    }
 }

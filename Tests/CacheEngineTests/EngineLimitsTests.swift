@@ -91,6 +91,24 @@ import Testing
         #expect(other.slot == 3 && other.generation == 7 && !other.isCore && other.kind == .part)
     }
 
+    /// 40 requests of 512 KiB over lines that have every other sector: each core read that ends
+    /// brings 512 commands about, and all of them end in one turn.
+    @Test func completionsMayLeadToAnyNumberOfCommands() throws {
+        let bench = try Bench(.writeThrough, setCount: 40)
+        let requests = UInt64(0)..<40
+        for sector in stride(from: UInt64(0), to: 40 * 1024, by: 2) {
+            try bench.read(sector, 1)
+            bench.finishAll()
+        }
+        let slots = try requests.map { try bench.read($0 * 1024, 1024) }
+        bench.take()
+        bench.completeOpen()
+        #expect(bench.worker(0).engine.commands.count > 16384)
+        bench.finishAll()
+        #expect(slots.allSatisfy { bench.result($0) == 0 })
+        bench.expectQuiet()
+    }
+
     // MARK: - Workers
 
     @Test func aWorkerThatWaitsIsWokenByTheOneThatReleases() throws {

@@ -133,26 +133,50 @@ import Testing
 }
 
 @Suite struct CommandQueueTests {
-    @Test func commandsComeOutInOrderAlsoAroundTheEndOfTheRing() {
-        var queue = CommandQueue(capacity: 8, reserve: 2)
+    /// Fills to `most`, empties to `least`, again and again; everything comes out in order.
+    private static func play(_ queue: inout CommandQueue, most: Int, least: Int) {
         var next: UInt32 = 0
         var expected: UInt32 = 0
-        for round in 0..<50 {
-            while queue.room > round % 5 {
+        for round in 0..<200 {
+            while queue.count < most - round % 3 {
                 queue.append(.readCore).pointee.slot = next
                 next += 1
             }
-            while queue.count > round % 3 {
+            while queue.count > least + round % 5 {
                 #expect(queue.first?.pointee.slot == expected)
                 queue.removeFirst()
                 expected += 1
             }
         }
-        #expect(next > 100)
+        while queue.first != nil {
+            #expect(queue.oldest.pointee.slot == expected)
+            queue.removeFirst()
+            expected += 1
+        }
+        #expect(expected == next && next > 500)
+    }
+
+    @Test(arguments: [(16, 9, 0), (16, 9, 2), (16, 12, 3), (16, 16, 1), (8, 64, 3), (2, 200, 0)])
+    func commandsComeOutInOrder(capacity: Int, most: Int, least: Int) {
+        var queue = CommandQueue(capacity: capacity)
+        defer { queue.deallocate() }
+        Self.play(&queue, most: most, least: least)
+    }
+
+    @Test func itDoesNotGrowWhileHalfOfItIsEnough() {
+        var queue = CommandQueue(capacity: 32)
+        defer { queue.deallocate() }
+        Self.play(&queue, most: 16, least: 0)
+        #expect(queue.capacity == 32)
+        queue.restart()
+        #expect(queue.head == 0 && queue.tail == 0)
+        Self.play(&queue, most: 40, least: 0)
+        #expect(queue.capacity == 64 || queue.capacity == 128)
     }
 
     @Test func theLastCommandMayGrowUntilItIsTaken() {
-        var queue = CommandQueue(capacity: 4, reserve: 1)
+        var queue = CommandQueue(capacity: 4)
+        defer { queue.deallocate() }
         #expect(queue.last == nil)
         for number in UInt32(0)..<7 {
             queue.append(.readCore).pointee.slot = number
@@ -165,31 +189,10 @@ import Testing
         #expect(queue.first == nil && queue.last == nil)
     }
 
-    @Test func theReserveIsForHitsAlone() {
-        var queue = CommandQueue(capacity: 8, reserve: 3)
-        var number: UInt32 = 0
-        while queue.room > 0 {
-            queue.append(.readCore).pointee.slot = number
-            number += 1
-        }
-        #expect(number == 4)
-        for _ in 0..<3 {
-            var command = Command(.readCache)
-            command.slot = number
-            queue.appendHit(command)
-            number += 1
-        }
-        for expected in 0..<number {
-            #expect(queue.first?.pointee.slot == expected)
-            queue.removeFirst()
-        }
-        #expect(queue.first == nil && queue.room == 4)
-    }
-
-    @Test func aCommandTooManyTraps() async {
+    @Test func takingFromAnEmptyQueueTraps() async {
         await #expect(processExitsWith: .failure) {
-            var queue = CommandQueue(capacity: 4, reserve: 1)
-            for _ in 0..<3 { _ = queue.append(.answer) }
+            var queue = CommandQueue(capacity: 4)
+            queue.removeFirst()
         }
     }
 }

@@ -5,7 +5,7 @@ import Testing
 
 @Suite struct SimulationTests {
     /// Seeds that found a fault once.
-    static let regressions: [UInt64] = [5041, 5162, 5192, 5620, 5644, 5952, 5963, 3_001_004]
+    static let regressions: [UInt64] = [5041, 5162, 5192, 5620, 5644, 5952, 5963, 3_001_004, 68]
 
     private static func sum(_ counter: Counter, _ simulation: Simulation) -> UInt64 {
         simulation.world.cores.map { simulation.world.shared.sum(counter, core: $0.id) }
