@@ -56,7 +56,8 @@ package struct WorkerProcess {
                             service: started.service, end: end, logger: logger),
                         successTerminationBehavior: .ignore),
                     .init(
-                        service: ReadinessReport(path: path, ready: ready, started: started),
+                        service: ReadinessReport(
+                            path: path, ready: ready, started: started, end: end),
                         successTerminationBehavior: .ignore),
                 ], logger: logger))
         var code: Int32 = 0
@@ -73,11 +74,7 @@ package struct WorkerProcess {
     /// Somebody wanted the end before the beginning: the cache was not started.
     private func endAtOnce(_ started: StartedService) -> Int32 {
         let code = stopWithoutControl(started.service)
-        ready.report(
-            .failed(
-                ErrorBody(
-                    code: ErrorBody.Code.failed,
-                    message: "The cache's server was asked to end before it was ready.")))
+        ready.report(.failed(.endedEarly))
         return max(code, 1)
     }
 
@@ -183,12 +180,23 @@ private struct ReadinessReport: Service {
     let path: String
     let ready: ReadyPipe
     let started: StartedService
+    let end: EndOfService
 
     func run() async throws {
         for _ in 0..<1000 {
-            if access(path, F_OK) == 0 { break }
+            if end.isFinished || access(path, F_OK) == 0 { break }
             try await Task.sleep(for: .milliseconds(5))
         }
-        ready.report(.ready(cacheID: started.lock.cacheID, warnings: started.warnings))
+        ready.report(
+            end.isFinished
+                ? .failed(.endedEarly)
+                : .ready(cacheID: started.lock.cacheID, warnings: started.warnings))
+    }
+}
+
+extension ErrorBody {
+    fileprivate static var endedEarly: ErrorBody {
+        ErrorBody(
+            code: Code.failed, message: "The cache's server was asked to end before it was ready.")
     }
 }
