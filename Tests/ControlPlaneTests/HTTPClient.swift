@@ -70,6 +70,7 @@ struct HTTPClient: Sendable {
             let count = left.withUnsafeBytes {
                 send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL))
             }
+            if count < 0, errno == EINTR { continue }
             // A server that has heard enough may hang up early.
             guard count > 0 else { break }
             left = left.dropFirst(count)
@@ -78,6 +79,8 @@ struct HTTPClient: Sendable {
         var chunk = [UInt8](repeating: 0, count: 4096)
         while true {
             let count = recv(descriptor, &chunk, chunk.count, 0)
+            // With a time limit it is not begun again by itself, even if a process is only frozen.
+            if count < 0, errno == EINTR { continue }
             guard count > 0 else { return String(decoding: bytes, as: UTF8.self) }
             bytes += chunk[..<count]
         }

@@ -172,7 +172,12 @@ private final class Stage: Sendable {
     func readiness() -> Readiness? {
         var bytes: [UInt8] = []
         var byte: UInt8 = 0
-        while read(readEnd, &byte, 1) == 1, byte != UInt8(ascii: "\n") { bytes.append(byte) }
+        while true {
+            let count = read(readEnd, &byte, 1)
+            if count < 0, errno == EINTR { continue }
+            guard count == 1, byte != UInt8(ascii: "\n") else { break }
+            bytes.append(byte)
+        }
         return try? JSONDecoder().decode(Readiness.self, from: Data(bytes))
     }
 
