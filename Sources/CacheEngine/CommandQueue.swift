@@ -1,9 +1,10 @@
 /// Commands waiting to be taken, in order.
 ///
-/// It starts with room for what any ordinary load leaves waiting, and grows, once, when somebody
-/// needs more: a device that is slow to take commands, and many completions at a time that each
-/// lead to hundreds, must not stop the cache. Emptied, it begins at its start again, so that the
-/// same few cache lines are used over and over.
+/// It starts with room for what any ordinary load leaves waiting, and doubles when somebody needs
+/// more: a device that is slow to take commands, and many completions at a time that each lead to
+/// hundreds, must not stop the cache. That is the one place where a turn may allocate; the memory
+/// stays, so a load does it a few times and then never again. Emptied, it begins at its start
+/// again, so that the same few cache lines are used over and over.
 ///
 /// Its last command may still grow: neighbouring core transfers of one request become one.
 /// Its owner calls `deallocate`; a noncopyable type with a deinit of its own cannot be seen by

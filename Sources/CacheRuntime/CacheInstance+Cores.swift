@@ -77,7 +77,14 @@ extension CacheInstance {
         do throws(CacheError) {
             try clean([id], cancelled: { false })
         } catch {
-            try? exportAgain(id)
+            do throws(CacheError) {
+                try exportAgain(id)
+            } catch let second {
+                throw CacheError(
+                    error.code,
+                    "\(error.message) Its exported device is gone, and making it again failed: "
+                        + second.message)
+            }
             throw error
         }
     }
