@@ -77,15 +77,7 @@ extension CacheInstance {
         do throws(CacheError) {
             try clean([id], cancelled: { false })
         } catch {
-            do throws(CacheError) {
-                try exportAgain(id)
-            } catch let second {
-                throw CacheError(
-                    error.code,
-                    "\(error.message) Its exported device is gone, and making it again failed: "
-                        + second.message)
-            }
-            throw error
+            throw exportingAgain([id], after: error)
         }
     }
 
@@ -201,8 +193,22 @@ extension CacheInstance {
         state.withLock { $0.cores[id]?.exported = nil }
     }
 
-    /// Makes the exported device of a core again whose end was taken back.
-    func exportAgain(_ id: UInt16) throws(CacheError) {
+    /// Makes the exported devices again whose end was taken back because of `error`. Returns the
+    /// error, with what cannot be made again.
+    func exportingAgain(_ ids: [UInt16], after error: CacheError) -> CacheError {
+        var message = error.message
+        for id in ids {
+            do throws(CacheError) {
+                try exportAgain(id)
+            } catch let second {
+                message += " Making the exported device of core \(id) again failed: "
+                message += second.message
+            }
+        }
+        return CacheError(error.code, message)
+    }
+
+    private func exportAgain(_ id: UInt16) throws(CacheError) {
         guard let core = state.withLock({ $0.cores[id] }), core.exported == nil,
             let coreDevice = core.device
         else { return }

@@ -44,8 +44,7 @@ extension CacheInstance {
             do throws(CacheError) {
                 try endExport(id)
             } catch {
-                for id in ids { try? exportAgain(id) }
-                throw error
+                throw exportingAgain(ids, after: error)
             }
         }
     }
