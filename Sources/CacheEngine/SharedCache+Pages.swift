@@ -38,6 +38,7 @@ extension SharedCache {
                 core: identity.core, line: identity.line)
             page.replacement[way] =
                 byte & (Replacement.frequencyMask | Replacement.main) | Replacement.occupied
+            page.setState(way, LineState(valid: state.valid, dirty: state.dirty, recorded: true))
             sidecar.occupied += 1
             if byte & Replacement.main == 0 { sidecar.small += 1 }
             access.adoptState(way)
@@ -50,7 +51,8 @@ extension SharedCache {
         let granules = geometry.granulesPerLine
         let granuleMask = UInt16(truncatingIfNeeded: (UInt32(1) << granules) - 1)
         let firstSector = identity.line * (UInt64(geometry.lineBytes) / 512)
-        return core.isPresent && firstSector < core.sectorCount && state.rawValue >> 32 == 0
+        return core.isPresent && firstSector < core.sectorCount && state.commitStamp == 0
+            && (state.recorded == 0 || state.recorded == state.dirty)
             && state.dirty & ~state.valid == 0 && state.valid & ~granuleMask == 0
             && geometry.set(ofCoreLine: identity.line, coreOffset: core.coreOffset) == UInt64(set)
     }
@@ -58,15 +60,13 @@ extension SharedCache {
     /// Whether the page in memory has changes that the device's newest copy lacks.
     public func isChanged(_ set: UInt32) -> Bool { sidecar(set).isChanged }
 
-    /// The slot (0 or 1) that holds the newest copy on the device.
-    public func newestSlot(_ set: UInt32) -> Int { sidecar(set).newestSlot }
-
-    /// Notes that slot `slot` now holds what is in memory.
-    public func noteStored(_ set: UInt32, slot: Int) {
-        precondition(slot == 0 || slot == 1)
-        sidecar(set).newestSlot = slot
-        sidecar(set).isChanged = false
+    /// After a recovery: what is clean was dropped, so every page differs from the device's.
+    public func markAllChanged() {
+        for set in 0..<UInt32(geometry.setCount) { sidecar(set).isChanged = true }
     }
+
+    /// Notes that the device now holds what is in memory.
+    public func noteStored(_ set: UInt32) { sidecar(set).isChanged = false }
 
     /// The page of a set, in place.
     public func pageView(_ set: UInt32) -> SetPageView { page(set) }

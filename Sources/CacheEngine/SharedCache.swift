@@ -22,6 +22,9 @@ public struct SharedCache: @unchecked Sendable {
         let control: UnsafeMutablePointer<ControlWords>
         let counterWords: UnsafeMutablePointer<UInt64>
         let flushMarks: UnsafeMutablePointer<FlushMarks>
+        let journal: Journal
+        /// The journal's memory if it is not the caller's.
+        let ownJournal: UnsafeMutableRawPointer?
     }
 
     private let parts: UnsafeMutablePointer<Parts>
@@ -32,13 +35,19 @@ public struct SharedCache: @unchecked Sendable {
     var sidecars: UnsafeMutableRawPointer { parts.pointee.sidecars }
     @inline(__always) var cores: UnsafeMutablePointer<CoreRow> { parts.pointee.cores }
     var control: UnsafeMutablePointer<ControlWords> { parts.pointee.control }
+    @inline(__always) public var journal: Journal { parts.pointee.journal }
     private var counterWords: UnsafeMutablePointer<UInt64> { parts.pointee.counterWords }
     private var flushMarks: UnsafeMutablePointer<FlushMarks> { parts.pointee.flushMarks }
 
     /// Takes the set pages as they are in `pages` (`geometry.setCount` × 4096 bytes, page aligned).
     ///
     /// The caller has checked every page. Cores must be added before their lines are `adopted`.
-    public init(geometry: Geometry, pages: UnsafeMutableRawPointer, workerCount: Int) {
+    /// The journal begins anew, in `journalMemory` (`Journal.byteCount` bytes, page aligned) or,
+    /// without any, in memory of its own. `session` tells its blocks from all others'.
+    public init(
+        geometry: Geometry, pages: UnsafeMutableRawPointer, workerCount: Int,
+        journalMemory: UnsafeMutableRawPointer? = nil, session: UInt64 = 1
+    ) {
         precondition(workerCount > 0 && workerCount <= Self.workerCountMax)
         let sidecarBytes = Int(geometry.setCount) * SetSidecar.byteCount
         let sidecars = UnsafeMutableRawPointer.allocate(byteCount: sidecarBytes, alignment: 64)
@@ -53,13 +62,23 @@ public struct SharedCache: @unchecked Sendable {
         let wordCount = (workerCount + 1) * Self.coreCountMax * WorkerCounters.rowWords
         let counterWords = UnsafeMutablePointer<UInt64>.allocate(capacity: wordCount)
         counterWords.initialize(repeating: 0, count: wordCount)
+        let ownJournal: UnsafeMutableRawPointer? =
+            journalMemory == nil
+            ? .allocate(byteCount: Journal.byteCount, alignment: Geometry.blockBytes) : nil
+        guard let memory = journalMemory ?? ownJournal else {
+            preconditionFailure("a cache without a journal")
+        }
+        let journal = Journal(
+            startingIn: memory, blockCount: geometry.journalBlockCount, session: session,
+            sidecars: sidecars)
         parts = .allocate(capacity: 1)
         parts.initialize(
             to: Parts(
                 geometry: geometry, workerCount: workerCount, pages: pages, sidecars: sidecars,
                 cores: cores, control: control, counterWords: counterWords,
-                flushMarks: flushMarks))
+                flushMarks: flushMarks, journal: journal, ownJournal: ownJournal))
     }
+
 
     /// Frees everything but the pages. No worker may be running.
     public func deallocate() {
@@ -69,7 +88,8 @@ public struct SharedCache: @unchecked Sendable {
         control.deinitialize(count: 1).deallocate()
         flushMarks.deinitialize(count: Self.coreCountMax).deallocate()
         counterWords.deallocate()
-        parts.deallocate()
+        parts.pointee.ownJournal?.deallocate()
+        parts.deinitialize(count: 1).deallocate()
     }
 
     @inline(__always) func flushed(_ core: UInt16) -> UnsafeMutablePointer<FlushMarks> {
@@ -123,10 +143,20 @@ struct ControlWords: ~Copyable {
     let mode = Atomic<UInt8>(EngineMode.writeThrough.rawValue)
     /// While above 0, write-back writes are written through: somebody wants an end of dirty lines.
     let freezeCount = Atomic<UInt32>(0)
+    /// 1: a write is answered when it is durable.
+    let durability = Atomic<UInt8>(0)
 
     @inline(__always) var isPassThrough: Bool {
         mode.load(ordering: .relaxed) == EngineMode.passThrough.rawValue
     }
+}
+
+/// When a write may be answered.
+public enum EngineDurability: Sendable {
+    /// When a crash of the process cannot lose it; a power cut may, until the next FLUSH.
+    case flush
+    /// When a power cut cannot lose it.
+    case write
 }
 
 /// What happens to writes and read misses.
@@ -151,6 +181,16 @@ extension SharedCache {
             return .writeThrough
         }
         return mode
+    }
+
+    /// When a write is answered.
+    public var durability: EngineDurability {
+        get {
+            control.pointee.durability.load(ordering: .relaxed) == 0 ? .flush : .write
+        }
+        nonmutating set {
+            control.pointee.durability.store(newValue == .write ? 1 : 0, ordering: .releasing)
+        }
     }
 
     public func freezeDirty() {
@@ -222,7 +262,8 @@ extension SharedCache {
     /// Drops lines of a core, dirty ones too: the caller has flushed or was told to lose them.
     ///
     /// Takes one set at a time; no request of the core may be in the engine, but others go on.
-    /// False if a line was still in use (the tail of a fill): call again a little later.
+    /// False if a line was still in use (the tail of a fill), or the journal has no room: call
+    /// again a little later. The configuration may forget the core only after a `commit`.
     public func dropLines(core: UInt16) -> Bool {
         var complete = true
         for set in 0..<UInt32(geometry.setCount) {
@@ -233,7 +274,13 @@ extension SharedCache {
                     complete = false
                     continue
                 }
-                access.discardState(way)
+                if access.needsRecord(way, .max) {
+                    guard journal.reserve(1, worker: workerCount) == .reserved else {
+                        complete = false
+                        continue
+                    }
+                }
+                access.invalidate(way, .max)
                 access.release(way)
             }
             access.sidecar.unlock()

@@ -108,15 +108,20 @@ extension CacheInstance {
             creating: identity, geometry: geometry, directory: options.imageDirectory)
         do throws(CacheError) {
             let mode = options.mode ?? .writeThrough
+            var configuration = Configuration(mode: mode.stored)
+            configuration.durability = (options.durability ?? .flush).stored
             let store = try CacheStore.format(
                 device, cacheID: options.cacheID ?? 1, lineBytes: lineBytes,
-                session: identity.session, configuration: Configuration(mode: mode.stored),
+                session: identity.session,
+                configuration: configuration,
                 cacheUUID: identity.cacheUUID)
             store.makeEmptyPages(in: image.pages)
             let shared = SharedCache(
-                geometry: geometry, pages: image.pages, workerCount: workerCount(options))
+                geometry: geometry, pages: image.pages, workerCount: workerCount(options),
+                journalMemory: image.journalMemory, session: identity.session)
             shared.mode = mode
-            return try assemble(options, device, store, image, shared, publisher)
+            shared.durability = options.durability ?? .flush
+            return try assemble(options, device, store, image, shared, publisher, nil)
         } catch {
             image.remove()
             throw error
@@ -158,13 +163,6 @@ extension CacheInstance {
             throw CacheError(
                 .invalidArgument, "The cache on '\(device.path)' has the id \(id), not \(wanted).")
         }
-        guard store.superblock.state == .cleanlyStopped else {
-            throw CacheError(
-                .notCleanlyStopped,
-                "Cache \(id) on '\(device.path)' was not stopped cleanly, and this version cannot "
-                    + "recover it. Its data are untouched; starting it with --force instead of "
-                    + "--load discards them.")
-        }
         guard store.geometry.lineBytes == 4096 else {
             throw CacheError(
                 .otherVersion,
@@ -182,10 +180,11 @@ extension CacheInstance {
         let image = try MemoryImage(
             creating: identity, geometry: store.geometry, directory: options.imageDirectory)
         do throws(CacheError) {
-            let shared = try adopt(store, image, options)
+            let (shared, recovery) = try adopt(store, image, options)
             shared.mode = mode
+            shared.durability = EngineDurability(stored: store.configuration.durability)
             try store.markInUse(session: identity.session)
-            return try assemble(options, device, store, image, shared, publisher)
+            return try assemble(options, device, store, image, shared, publisher, recovery)
         } catch {
             image.remove()
             throw error
@@ -194,10 +193,16 @@ extension CacheInstance {
 
     private static func adopt(
         _ store: CacheStore, _ image: MemoryImage, _ options: Options
-    ) throws(CacheError) -> SharedCache {
-        let slots = try store.loadSetPages(into: image.pages)
+    ) throws(CacheError) -> (SharedCache, RecoveryReport?) {
+        var recovery: RecoveryReport?
+        if store.superblock.state == .cleanlyStopped {
+            try store.loadSetPages(into: image.pages)
+        } else {
+            recovery = try store.recover(into: image.pages, acceptsLoss: options.forcePartial)
+        }
         let shared = SharedCache(
-            geometry: store.geometry, pages: image.pages, workerCount: workerCount(options))
+            geometry: store.geometry, pages: image.pages, workerCount: workerCount(options),
+            journalMemory: image.journalMemory, session: image.identity.session)
         for core in store.configuration.cores {
             shared.addCore(
                 core.id, coreOffset: core.coreOffset, sectorCount: core.sectorCount,
@@ -211,10 +216,8 @@ extension CacheInstance {
                 "Metadata is damaged: the page of set \(set) on '\(store.medium.path)' "
                     + "contradicts itself.")
         }
-        for (set, slot) in slots.enumerated() {
-            shared.noteStored(UInt32(set), slot: Int(slot))
-        }
-        return shared
+        if recovery != nil { shared.markAllChanged() }
+        return (shared, recovery)
     }
 }
 
@@ -223,12 +226,12 @@ extension CacheInstance {
 extension CacheInstance {
     private static func assemble(
         _ options: Options, _ device: DeviceFile, _ store: CacheStore, _ image: MemoryImage,
-        _ shared: SharedCache, _ publisher: Publisher?
+        _ shared: SharedCache, _ publisher: Publisher?, _ recovery: RecoveryReport?
     ) throws(CacheError) -> CacheInstance {
         let workers = try startWorkers(options, device, shared)
         let instance = try CacheInstance(
             options: options, device: device, store: store, image: image, shared: shared,
-            workers: workers, publisher: publisher)
+            workers: workers, publisher: publisher, recovery: recovery)
         instance.state.withLock { state in
             for core in store.configuration.cores {
                 state.cores[core.id] = CoreEntry(id: core.id, configuration: core)
@@ -288,6 +291,22 @@ extension CacheInstance {
                         + "\(core.id) had \(core.sectorCount).")
             }
             try activate(core, device)
+        }
+    }
+}
+
+extension EngineDurability {
+    var stored: Configuration.Durability {
+        switch self {
+        case .flush: .flush
+        case .write: .write
+        }
+    }
+
+    init(stored: Configuration.Durability) {
+        switch stored {
+        case .flush: self = .flush
+        case .write: self = .write
         }
     }
 }

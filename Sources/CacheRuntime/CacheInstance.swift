@@ -21,6 +21,10 @@ package final class CacheInstance: @unchecked Sendable {
         /// Use the device whatever is on it.
         package var force = false
         package var load = false
+        /// With `load`: go without the parts of the metadata that cannot be read.
+        package var forcePartial = false
+        /// nil: `flush`, or what was loaded.
+        package var durability: EngineDurability?
         /// nil: one for each CPU this process may use.
         package var workerCount: Int?
         package var queueDepth: UInt16 = 128
@@ -57,6 +61,8 @@ package final class CacheInstance: @unchecked Sendable {
     }
 
     package let cacheID: UInt16
+    /// What recovery found, if the cache had not been stopped.
+    package let recovery: RecoveryReport?
     let options: Options
     let device: DeviceFile
     let store: CacheStore
@@ -79,8 +85,10 @@ package final class CacheInstance: @unchecked Sendable {
 
     init(
         options: Options, device: DeviceFile, store: CacheStore, image: MemoryImage,
-        shared: SharedCache, workers: [Worker], publisher: Publisher?
+        shared: SharedCache, workers: [Worker], publisher: Publisher?,
+        recovery: RecoveryReport?
     ) throws(CacheError) {
+        self.recovery = recovery
         cacheID = store.superblock.cacheID
         self.options = options
         self.device = device

@@ -1,3 +1,4 @@
+import CacheEngine
 package import CacheFormat
 import Glibc
 
@@ -33,11 +34,14 @@ package struct ImageIdentity: Equatable, Sendable {
 /// | --- | --- |
 /// | 0 | header: magic, version, identity, line length, set count (4 KiB) |
 /// | 2 MiB | the set pages |
+/// | behind them | the journal's memory |
 package final class MemoryImage: @unchecked Sendable {
     package let path: String
     package let identity: ImageIdentity
     /// `setCount` pages of 4096 bytes.
     package let pages: UnsafeMutableRawPointer
+    /// `Journal.byteCount` bytes.
+    package let journalMemory: UnsafeMutableRawPointer
     private let base: UnsafeMutableRawPointer
     private let byteCount: Int
     private let descriptor: Int32
@@ -54,7 +58,7 @@ package final class MemoryImage: @unchecked Sendable {
         static let bootID = (offset: 32, size: 16)
         static let cacheUUID = (offset: 48, size: 16)
         static let magicValue: UInt64 = 0x4547_414d_4953_4143  // "CASIMAGE" in memory order.
-        static let versionValue: UInt32 = 1
+        static let versionValue: UInt32 = 2
     }
 
     /// The image of a cache in `directory`: named by the cache, so that two never share one.
@@ -69,7 +73,8 @@ package final class MemoryImage: @unchecked Sendable {
         creating identity: ImageIdentity, geometry: Geometry, directory: String = "/dev/shm"
     ) throws(CacheError) {
         let path = Self.path(cacheUUID: identity.cacheUUID, directory: directory)
-        let byteCount = Self.pagesOffset + Int(geometry.setCount) * SetPageLayout.byteCount
+        let pageBytes = Int(geometry.setCount) * SetPageLayout.byteCount
+        let byteCount = Self.pagesOffset + pageBytes + Journal.byteCount
         unlink(path)
         let descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else { throw Self.failed("Creating", path, errno) }
@@ -86,6 +91,7 @@ package final class MemoryImage: @unchecked Sendable {
         self.byteCount = byteCount
         self.descriptor = descriptor
         pages = base + Self.pagesOffset
+        journalMemory = pages + pageBytes
         writeHeader(geometry)
     }
 

@@ -87,12 +87,16 @@ struct WorkerSetup: Sendable {
             let cleaning = BufferArena(
                 bufferBytes: limits.cleaningBatchBytes, count: limits.cleaningBatches)
         else { throw RingError(step: "get memory", errno: ENOMEM) }
+        let data = DataTable(slotCount: limits.requestSlots)
         var backend = WorkerBackend(
             devices: DeviceRing(ring: ring, capacity: transferMax), front: front, worker: identity,
-            cleaning: cleaning, completionCapacity: Int(completionMax))
+            cleaning: cleaning, completionCapacity: Int(completionMax), journal: shared.journal,
+            data: data)
         backend.openMailbox()
         return TurnLoop(
-            engine: Engine(shared: shared, worker: identity.number, limits: limits),
+            engine: Engine(
+                shared: shared, worker: identity.number, limits: limits,
+                dataChecksum: data.checksum),
             backend: backend)
     }
 }

@@ -30,6 +30,7 @@ package final class Simulation {
         var idleSteps = 0
         while made < world.scenario.requestCount {
             step()
+            if cutIsDue { cutPower() }
             try playAbsence()
             idleSteps = made == before ? idleSteps + 1 : 0
             before = made
@@ -53,10 +54,36 @@ package final class Simulation {
         if made % 64 == 0 { world.pruneHistories() }
     }
 
+    private var cutIsDue: Bool {
+        let scenario = world.scenario
+        if let event = scenario.powerCutAt, world.powerCuts == 0 {
+            return world.eventCount >= event
+        }
+        guard scenario.powerCutsPer100000 > 0 else { return false }
+        return world.random.below(100_000) < scenario.powerCutsPer100000
+    }
+
+    /// The machine loses power, comes back, and the cache is loaded.
+    private func cutPower() {
+        workers = []
+        world.cutPower()
+        world.recover()
+        for core in world.cores { core.isPaused = core.isAbsent }
+        removing = nil
+        flushing = []
+        modeChange = nil
+        if let core = absent { world.shared.setHasDevice(core.id, false) }
+        world.shared.mode = [.writeBack, .writeThrough, .passThrough][world.random.below(3)]
+        for index in 0..<world.scenario.workerCount {
+            workers.append(SimulatedWorker(world: world, index: index))
+        }
+    }
+
     /// Lets one thing happen: a device acts, or a worker takes a turn.
     private func progress() {
         _ = world.tick()
         if !world.transfers.isEmpty, world.random.chance(60) { world.stepTransfer() }
+        if world.random.chance(1) { world.writeBackSome(world.cacheDevice, percent: 20) }
         let worker = world.random.below(workers.count)
         workers[worker].turn()
         if world.random.chance(2) { world.shared.checkInvariants(quiescent: false) }
@@ -66,7 +93,8 @@ package final class Simulation {
     private var stall: String {
         let workers = self.workers.map { "runnable \($0.isRunnable) quiescent \($0.isQuiescent)" }
         return "\(world.underWay.count) under way, \(world.transfers.count) transfers, "
-            + "removing \(removing?.id ?? .max) flushing \(flushing), \(workers)"
+            + "removing \(removing?.id ?? .max) flushing \(flushing), \(workers), "
+            + "journal: \(world.shared.journalText)"
     }
 
     func drain() throws(Violation) {
@@ -81,7 +109,7 @@ package final class Simulation {
             }
             idle = quiet && world.underWay.isEmpty ? idle + 1 : 0
             turns += 1
-            if turns > 500_000 { world.fail("requests never end: \(world.underWay.count) left") }
+            if turns > 500_000 { world.fail("requests never end: \(stall)") }
             if let violation = world.violation { throw violation }
             finishRemoval()
             continueModeChange()
@@ -112,11 +140,16 @@ package final class Simulation {
 /// A worker: the product's turn loop over the simulated backend.
 final class SimulatedWorker {
     private var loop: TurnLoop<SimulatedBackend>
+    private let clients: SlotClients
 
     init(world: World, index: Int) {
-        let engine = Engine(shared: world.shared, worker: index, limits: world.scenario.limits)
+        clients = SlotClients()
+        let engine = Engine(
+            shared: world.shared, worker: index, limits: world.scenario.limits,
+            dataChecksum: world.scenario.hasChecksums ? clients.dataChecksum : nil)
         loop = TurnLoop(
-            engine: engine, backend: SimulatedBackend(world: world, worker: index), eventMax: 8)
+            engine: engine,
+            backend: SimulatedBackend(world: world, worker: index, clients: clients), eventMax: 8)
     }
 
     func turn() {
