@@ -193,12 +193,15 @@ extension CacheInstance {
 
     private static func adopt(
         _ store: CacheStore, _ image: MemoryImage, _ options: Options
-    ) throws(CacheError) -> (SharedCache, RecoveryReport?) {
-        var recovery: RecoveryReport?
+    ) throws(CacheError) -> (SharedCache, RecoveredCache?) {
+        var recovery: RecoveredCache?
         if store.superblock.state == .cleanlyStopped {
             try store.loadSetPages(into: image.pages)
         } else {
-            recovery = try store.recover(into: image.pages, acceptsLoss: options.forcePartial)
+            let start = monotonicNanoseconds()
+            let report = try store.recover(into: image.pages, acceptsLoss: options.forcePartial)
+            recovery = RecoveredCache(
+                report: report, seconds: Double(monotonicNanoseconds() - start) / 1e9)
         }
         let shared = SharedCache(
             geometry: store.geometry, pages: image.pages, workerCount: workerCount(options),
@@ -226,7 +229,7 @@ extension CacheInstance {
 extension CacheInstance {
     private static func assemble(
         _ options: Options, _ device: DeviceFile, _ store: CacheStore, _ image: MemoryImage,
-        _ shared: SharedCache, _ publisher: Publisher?, _ recovery: RecoveryReport?
+        _ shared: SharedCache, _ publisher: Publisher?, _ recovery: RecoveredCache?
     ) throws(CacheError) -> CacheInstance {
         let workers = try startWorkers(options, device, shared)
         let instance = try CacheInstance(

@@ -62,7 +62,7 @@ package final class CacheInstance: @unchecked Sendable {
 
     package let cacheID: UInt16
     /// What recovery found, if the cache had not been stopped.
-    package let recovery: RecoveryReport?
+    package let recovery: RecoveredCache?
     let options: Options
     let device: DeviceFile
     let store: CacheStore
@@ -86,7 +86,7 @@ package final class CacheInstance: @unchecked Sendable {
     init(
         options: Options, device: DeviceFile, store: CacheStore, image: MemoryImage,
         shared: SharedCache, workers: [Worker], publisher: Publisher?,
-        recovery: RecoveryReport?
+        recovery: RecoveredCache?
     ) throws(CacheError) {
         self.recovery = recovery
         cacheID = store.superblock.cacheID
@@ -136,6 +136,7 @@ extension CacheInstance {
         var status = InstanceStatus()
         status.cacheID = cacheID
         status.mode = shared.mode
+        status.durability = shared.durability
         status.devicePath = device.path
         status.lineBytes = shared.geometry.lineBytes
         status.lineCount = shared.geometry.lineCount
@@ -198,6 +199,12 @@ extension CacheInstance {
             throw CacheError(.busy, "Cache \(cacheID) is being stopped.")
         }
     }
+}
+
+/// What a load found of a cache that had not been stopped, and how long that took.
+package struct RecoveredCache: Sendable {
+    package var report: RecoveryReport
+    package var seconds: Double
 }
 
 /// Looks once a second which cores are dirty.

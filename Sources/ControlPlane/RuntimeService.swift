@@ -37,7 +37,38 @@ package final class RuntimeService: CacheService {
         if cache.snapshot().state == .incomplete {
             warnings = ["Cache is in incomplete state - at least one core is inactive"]
         }
-        return StartedService(service: RuntimeService(cache), lock: lock, warnings: warnings)
+        let recovery = cache.recovery.map(body)
+        if let recovery { report(recovery, cache.cacheID, logger, &warnings) }
+        return StartedService(
+            service: RuntimeService(cache), lock: lock, warnings: warnings, recovery: recovery)
+    }
+
+    private static func body(_ recovered: RecoveredCache) -> RecoveryBody {
+        let report = recovered.report
+        return RecoveryBody(
+            dirtyLines: report.dirtyLines, dirtyBytes: report.dirtyBytes,
+            journalBlocks: report.journalBlocks, journalRecords: report.journalRecords,
+            recordsDropped: report.recordsDropped, damagedSets: UInt64(report.damagedSets.count),
+            seconds: recovered.seconds)
+    }
+
+    private static func report(
+        _ recovery: RecoveryBody, _ id: UInt16, _ logger: Logger, _ warnings: inout [String]
+    ) {
+        logger.notice(
+            "cache recovered",
+            metadata: [
+                "id": "\(id)", "dirty lines": "\(recovery.dirtyLines)",
+                "dirty bytes": "\(recovery.dirtyBytes)",
+                "journal blocks": "\(recovery.journalBlocks)",
+                "journal records": "\(recovery.journalRecords)",
+                "records without data": "\(recovery.recordsDropped)",
+                "seconds": "\(recovery.seconds)",
+            ])
+        guard recovery.damagedSets > 0 else { return }
+        warnings.append(
+            "\(recovery.damagedSets) sets of the cache could not be read; the dirty data they had "
+                + "are lost")
     }
 
     /// Claims the id of a loaded cache; another cache may run under it.
@@ -66,7 +97,9 @@ package final class RuntimeService: CacheService {
         result.cacheID = id
         result.mode = try options.mode.map { mode throws(CacheError) in try engineMode(mode) }
         result.force = options.force
+        result.durability = options.durability.map(engineDurability)
         result.load = options.load
+        result.forcePartial = options.forcePartial
         result.lineBytes = options.lineKiB.map { $0 &* 1024 }
         return result
     }
@@ -111,6 +144,21 @@ extension RuntimeService {
             try cache.setMode(
                 try Self.engineMode(body.mode), flush: body.flush ?? true,
                 cancelled: { follow(watch, core: nil) })
+        }
+    }
+
+    package func setParameters(_ body: ParametersBody) throws(ErrorBody) {
+        try Self.translated { () throws(CacheError) in
+            if let durability = body.durability {
+                try cache.setDurability(Self.engineDurability(durability))
+            }
+        }
+    }
+
+    private static func engineDurability(_ durability: Durability) -> EngineDurability {
+        switch durability {
+        case .flush: .flush
+        case .write: .write
         }
     }
 
@@ -173,6 +221,7 @@ extension RuntimeService {
             previousMode: status.previousMode.map(mode), device: status.devicePath,
             sizeBytes: status.lineCount * UInt64(status.lineBytes), lineBytes: status.lineBytes,
             cleaningPolicy: "nop", promotionPolicy: "always", prefetchPolicy: "none",
+            durability: status.durability == .write ? .write : .flush,
             dirtySeconds: cores.compactMap(\.dirtySeconds).max(),
             metadataBytes: status.metadataBytes, flushProgress: progress(cores),
             statistics: total, cores: cores)

@@ -96,8 +96,13 @@ package struct StartedService: Sendable {
     package let lock: RunLock
     /// Sentences for the admin: what is not entirely as expected.
     package let warnings: [String]
+    package let recovery: RecoveryBody?
 
-    package init(service: any CacheService, lock: RunLock, warnings: [String]) {
+    package init(
+        service: any CacheService, lock: RunLock, warnings: [String],
+        recovery: RecoveryBody? = nil
+    ) {
+        self.recovery = recovery
         self.service = service
         self.lock = lock
         self.warnings = warnings
@@ -190,7 +195,9 @@ private struct ReadinessReport: Service {
         ready.report(
             end.isFinished
                 ? .failed(.endedEarly)
-                : .ready(cacheID: started.lock.cacheID, warnings: started.warnings))
+                : .ready(
+                    cacheID: started.lock.cacheID, warnings: started.warnings,
+                    recovery: started.recovery))
     }
 }
 
