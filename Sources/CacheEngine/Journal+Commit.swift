@@ -149,9 +149,9 @@ extension Journal {
         if needsBlock { sealOpenBlock() }
         state.pointee.sealedCommit = state.pointee.openCommit
         state.pointee.sealedThrough = state.pointee.openBlock - 1
-        openNextCommit()
         state.pointee.isDataFirst = state.pointee.needsDataFirst
         state.pointee.needsDataFirst = false
+        openNextCommit()
         state.pointee.isOverwritten = false
         state.pointee.sealedRecords = state.pointee.uncommittedRecords
         state.pointee.uncommittedRecords = 0
@@ -237,9 +237,9 @@ extension Journal {
     /// Whoever waits for it, or for the one behind it, gets an error.
     private func commitFailed() {
         state.pointee.failed = state.pointee.openCommit
-        openNextCommit()
         state.pointee.phase = .idle
         state.pointee.isToBeRetried = true
+        openNextCommit()
         state.pointee.hasNews = true
         for index in 0..<Self.pageBuffers where state.pointee.pages[index].phase == .flushing {
             state.pointee.pages[index].phase = .written

@@ -248,8 +248,15 @@ extension Journal {
     }
 
     func updateWindow() {
+        // If all that is not confirmed belongs to the open commit, and that flushes its data first
+        // anyway, overwriting it changes nothing.
+        let isFree =
+            state.pointee.needsDataFirst && state.pointee.phase == .idle
+            && !state.pointee.isToBeRetried
+            && state.pointee.committed == state.pointee.confirmed
         let window = CommitWindow(
-            open: state.pointee.openCommit, confirmed: state.pointee.confirmed,
+            open: state.pointee.openCommit,
+            confirmed: isFree ? state.pointee.openCommit : state.pointee.confirmed,
             committed: state.pointee.committed)
         state.pointee.window.store(window.rawValue, ordering: .releasing)
     }
@@ -346,7 +353,7 @@ extension Journal {
         state.pointee.openRecords += 1
         state.pointee.uncommittedRecords += 1
         state.pointee.recordsMade += 1
-        if record.granules != 0, record.checksum == nil { state.pointee.needsDataFirst = true }
+        if record.granules != 0, record.checksum == nil { needDataFirst() }
         return UInt16(truncatingIfNeeded: state.pointee.openCommit)
     }
 
@@ -404,6 +411,12 @@ extension Journal {
         return state.pointee.failed >= commit ? .failed : .pending
     }
 
+    private func needDataFirst() {
+        guard !state.pointee.needsDataFirst else { return }
+        state.pointee.needsDataFirst = true
+        updateWindow()
+    }
+
     /// Data with a record of an unconfirmed commit is about to be overwritten in place.
     func mayOverwrite(worker: Int) -> OverwriteVerdict {
         locked {
@@ -414,7 +427,7 @@ extension Journal {
                 wait(worker)
                 return .mustWait
             }
-            state.pointee.needsDataFirst = true
+            needDataFirst()
             if state.pointee.phase != .idle || state.pointee.isToBeRetried {
                 state.pointee.isOverwritten = true
             }
