@@ -6,9 +6,13 @@ import Synchronization
 /// One fixed-size record a set, in one array. All of it is guarded by the set's lock, which is its
 /// first word and is held for the length of one engine step, never over an I/O.
 ///
+/// A process begins with all of it zero, whatever the set's page says: the set is *not adopted*.
+/// Who locks it first counts what the page has (`SharedCache.adopt`), so that a start costs nothing
+/// for sets that nobody asks for, and a lock nothing more once it is adopted.
+///
 /// | offset | bytes | field |
 /// | --- | --- | --- |
-/// | 0 | 4 | lock: 0 free, 1 held |
+/// | 0 | 4 | lock: 0 not adopted, 1 held, 2 free |
 /// | 4 | 1 | occupied ways |
 /// | 5 | 1 | of them with dirty granules |
 /// | 6 | 1 | of the occupied in the small part |
@@ -23,9 +27,18 @@ public struct SetSidecar {
     static let ghostCapacity = 200
     static let directSlotCount = 32
 
-    @usableFromInline let base: UnsafeMutableRawPointer
+    let base: UnsafeMutableRawPointer
+    /// For the adoption of the set; nothing else here looks at it.
+    let shared: SharedCache
 
-    @inlinable init(_ base: UnsafeMutableRawPointer) { self.base = base }
+    @inline(__always) init(_ base: UnsafeMutableRawPointer, of shared: SharedCache) {
+        self.base = base
+        self.shared = shared
+    }
+
+    private static let notAdopted: UInt32 = 0
+    private static let held: UInt32 = 1
+    private static let free: UInt32 = 2
 
     private static let lockOffset = 0
     private static let occupiedOffset = 4
@@ -45,28 +58,34 @@ extension SetSidecar {
     }
 
     @inline(__always) func lock() {
-        if lockWord.pointee.exchange(1, ordering: .acquiring) == 0 { return }
-        lockSlowly()
+        let before = lockWord.pointee.exchange(Self.held, ordering: .acquiring)
+        if before != Self.free { lockSlowly(before) }
     }
 
     /// Spins for about a microsecond, then gives the processor away: the holder may not be running.
-    @inline(never) private func lockSlowly() {
-        while true {
-            for _ in 0..<64 {
-                if lockWord.pointee.load(ordering: .relaxed) == 0,
-                    lockWord.pointee.exchange(1, ordering: .acquiring) == 0
-                {
-                    return
+    @inline(never) private func lockSlowly(_ first: UInt32) {
+        var before = first
+        while before == Self.held {
+            for _ in 0..<64 where before == Self.held {
+                if lockWord.pointee.load(ordering: .relaxed) == Self.held {
+                    ucas_pause()
+                } else {
+                    before = lockWord.pointee.exchange(Self.held, ordering: .acquiring)
                 }
-                ucas_pause()
             }
-            ucas_yield()
+            if before == Self.held { ucas_yield() }
         }
+        if before == Self.notAdopted { shared.adopt(self) }
     }
 
     @inline(__always) func unlock() {
-        lockWord.pointee.store(0, ordering: .releasing)
+        lockWord.pointee.store(Self.free, ordering: .releasing)
     }
+
+    /// Whether nobody has locked the set since the process began.
+    var isNotAdopted: Bool { lockWord.pointee.load(ordering: .relaxed) == Self.notAdopted }
+    /// Whether nobody is adopting it, either.
+    var isFree: Bool { lockWord.pointee.load(ordering: .acquiring) == Self.free }
 
     @inline(__always) private func byte(_ offset: Int) -> UnsafeMutablePointer<UInt8> {
         (base + offset).assumingMemoryBound(to: UInt8.self)

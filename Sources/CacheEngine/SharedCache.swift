@@ -1,3 +1,4 @@
+import CBytes
 public import CacheFormat
 import Synchronization
 
@@ -18,9 +19,12 @@ public struct SharedCache: @unchecked Sendable {
         let workerCount: Int
         let pages: UnsafeMutableRawPointer
         let sidecars: UnsafeMutableRawPointer
+        let sidecarMemory: ZeroedMemory
         let cores: UnsafeMutablePointer<CoreRow>
         let control: UnsafeMutablePointer<ControlWords>
         let counterWords: UnsafeMutablePointer<UInt64>
+        /// Nil if the counters are the caller's memory.
+        let counterMemory: ZeroedMemory?
         let flushMarks: UnsafeMutablePointer<FlushMarks>
     }
 
@@ -35,40 +39,46 @@ public struct SharedCache: @unchecked Sendable {
     private var counterWords: UnsafeMutablePointer<UInt64> { parts.pointee.counterWords }
     private var flushMarks: UnsafeMutablePointer<FlushMarks> { parts.pointee.flushMarks }
 
-    /// Takes the set pages as they are in `pages` (`geometry.setCount` × 4096 bytes, page aligned).
+    /// Takes the set pages as they are in `pages` (`geometry.setCount` × 4096 bytes, page aligned),
+    /// and looks at none of them: each is adopted when it is first locked. Cores must be added
+    /// before that.
     ///
-    /// The caller has checked every page. Cores must be added before their lines are `adopted`.
-    public init(geometry: Geometry, pages: UnsafeMutableRawPointer, workerCount: Int) {
+    /// - Parameter counters: `counterBytes(workerCount:)` bytes, zero or what an earlier process
+    ///   counted; nil for memory of its own.
+    public init(
+        geometry: Geometry, pages: UnsafeMutableRawPointer, workerCount: Int,
+        counters: UnsafeMutableRawPointer? = nil
+    ) {
         precondition(workerCount > 0 && workerCount <= Self.workerCountMax)
-        let sidecarBytes = Int(geometry.setCount) * SetSidecar.byteCount
-        let sidecars = UnsafeMutableRawPointer.allocate(byteCount: sidecarBytes, alignment: 64)
-        sidecars.initializeMemory(as: UInt8.self, repeating: 0, count: sidecarBytes)
+        let sidecars = ZeroedMemory(byteCount: Int(geometry.setCount) * SetSidecar.byteCount)
         let cores = UnsafeMutablePointer<CoreRow>.allocate(capacity: Self.coreCountMax)
         for id in 0..<Self.coreCountMax { (cores + id).initialize(to: CoreRow()) }
         let flushMarks = UnsafeMutablePointer<FlushMarks>.allocate(capacity: Self.coreCountMax)
         for id in 0..<Self.coreCountMax { (flushMarks + id).initialize(to: FlushMarks()) }
         let control = UnsafeMutablePointer<ControlWords>.allocate(capacity: 1)
         control.initialize(to: ControlWords())
-        // One block more than workers: the control thread counts what it evicts, too.
-        let wordCount = (workerCount + 1) * Self.coreCountMax * WorkerCounters.rowWords
-        let counterWords = UnsafeMutablePointer<UInt64>.allocate(capacity: wordCount)
-        counterWords.initialize(repeating: 0, count: wordCount)
+        let byteCount = Self.counterBytes(workerCount: workerCount)
+        let counterMemory = counters == nil ? ZeroedMemory(byteCount: byteCount) : nil
+        guard let counterBase = counters ?? counterMemory?.base else {
+            preconditionFailure("counters without memory")
+        }
         parts = .allocate(capacity: 1)
         parts.initialize(
             to: Parts(
-                geometry: geometry, workerCount: workerCount, pages: pages, sidecars: sidecars,
-                cores: cores, control: control, counterWords: counterWords,
-                flushMarks: flushMarks))
+                geometry: geometry, workerCount: workerCount, pages: pages,
+                sidecars: sidecars.base, sidecarMemory: sidecars, cores: cores, control: control,
+                counterWords: counterBase.bindMemory(to: UInt64.self, capacity: byteCount / 8),
+                counterMemory: counterMemory, flushMarks: flushMarks))
     }
 
-    /// Frees everything but the pages. No worker may be running.
+    /// Frees everything but what the caller gave. No worker may be running.
     public func deallocate() {
         for id in 0..<Self.coreCountMax { cores[id].dirtyMap?.deallocate() }
-        sidecars.deallocate()
+        parts.pointee.sidecarMemory.deallocate()
         cores.deinitialize(count: Self.coreCountMax).deallocate()
         control.deinitialize(count: 1).deallocate()
         flushMarks.deinitialize(count: Self.coreCountMax).deallocate()
-        counterWords.deallocate()
+        parts.pointee.counterMemory?.deallocate()
         parts.deallocate()
     }
 
@@ -81,25 +91,76 @@ public struct SharedCache: @unchecked Sendable {
     }
 
     @inline(__always) func sidecar(_ set: UInt32) -> SetSidecar {
-        SetSidecar(sidecars + Int(set) * SetSidecar.byteCount)
+        SetSidecar(sidecars + Int(set) * SetSidecar.byteCount, of: self)
+    }
+
+    // Blocks of counters: one that many write with atomics and that keeps what an earlier process
+    // counted, one of the control thread, one for each worker.
+    private static let keptBlock = 0
+    private static let controlBlock = 1
+    private static let firstWorkerBlock = 2
+    static let counterBlockBytes = coreCountMax * WorkerCounters.rowWords * 8
+
+    /// Blocks of counters that so many workers need.
+    public static func counterBlockCount(workerCount: Int) -> Int {
+        firstWorkerBlock + workerCount
+    }
+    public static func counterBytes(workerCount: Int) -> Int {
+        counterBlockCount(workerCount: workerCount) * counterBlockBytes
+    }
+
+    private func counterBlock(_ block: Int) -> WorkerCounters {
+        WorkerCounters(words: counterWords + block * Self.counterBlockBytes / 8)
     }
 
     /// The counters worker `index` writes; `workerCount` is the control thread's.
     public func counters(_ index: Int) -> WorkerCounters {
         precondition(index <= workerCount)
-        return WorkerCounters(
-            words: counterWords + index * Self.coreCountMax * WorkerCounters.rowWords)
+        return counterBlock(
+            index == workerCount ? Self.controlBlock : Self.firstWorkerBlock + index)
     }
+
+    /// What was adopted, and what an earlier process counted: changed with atomics alone.
+    var keptCounters: WorkerCounters { counterBlock(Self.keptBlock) }
 
     /// A counter summed over the workers.
     public func sum(_ counter: Counter, core: UInt16) -> UInt64 {
         var total: UInt64 = 0
-        for index in 0...workerCount { total &+= counters(index).value(counter, core) }
+        for block in 0..<Self.counterBlockCount(workerCount: workerCount) {
+            total &+= counterBlock(block).value(counter, core)
+        }
         return total
     }
 
     public func resetCounters(core: UInt16) {
-        for index in 0...workerCount { counters(index).reset(core: core) }
+        for block in 0..<Self.counterBlockCount(workerCount: workerCount) {
+            counterBlock(block).reset(core: core)
+        }
+    }
+
+    private func clearCounters(core: UInt16, blockCount: Int) {
+        for block in 0..<blockCount {
+            for counter in Counter.allCases { counterBlock(block).clear(counter, core) }
+        }
+    }
+
+    /// Makes one of the `blockCount` blocks that an earlier process left in the counters' memory.
+    ///
+    /// What it wrote may not have been flushed to the devices: the first FLUSH goes to both. What
+    /// the table holds is counted again when it is adopted.
+    public func keepCounters(core: UInt16, blockCount: Int) {
+        var totals: [UInt64] = []
+        for counter in Counter.allCases {
+            var total: UInt64 = 0
+            for block in 0..<blockCount { total &+= counterBlock(block).value(counter, core) }
+            totals.append(counter.isKept ? 0 : total)
+        }
+        clearCounters(core: core, blockCount: blockCount)
+        for counter in Counter.allCases {
+            keptCounters.addShared(counter, core, totals[counter.rawValue])
+        }
+        keptCounters.addShared(.cacheWritesDone, core, 1)
+        keptCounters.addShared(.directWritesDone, core, 1)
     }
 
     /// Bytes of memory besides the set pages.
@@ -123,6 +184,8 @@ struct ControlWords: ~Copyable {
     let mode = Atomic<UInt8>(EngineMode.writeThrough.rawValue)
     /// While above 0, write-back writes are written through: somebody wants an end of dirty lines.
     let freezeCount = Atomic<UInt32>(0)
+    /// Every set has been adopted: counters and dirty maps are complete.
+    let isAdopted = Atomic(false)
 
     @inline(__always) var isPassThrough: Bool {
         mode.load(ordering: .relaxed) == EngineMode.passThrough.rawValue
@@ -200,12 +263,8 @@ extension SharedCache {
         cores[Int(id)] = CoreRow()
         flushed(id).pointee.cacheWrites.store(0, ordering: .releasing)
         flushed(id).pointee.directWrites.store(0, ordering: .releasing)
-        for index in 0...workerCount {
-            let counters = counters(index)
-            for counter in Counter.allCases {
-                counters.words[Int(id) * WorkerCounters.rowWords + counter.rawValue] = 0
-            }
-        }
+        clearCounters(
+            core: id, blockCount: Self.counterBlockCount(workerCount: workerCount))
     }
 
     public func hasCore(_ id: UInt16) -> Bool { cores[Int(id)].isPresent }

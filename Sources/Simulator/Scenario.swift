@@ -30,6 +30,8 @@ package struct Scenario {
     /// For a third of the run one core has no device, as after a load without it: no requests come
     /// for it, and its lines, dirty ones too, stay in the cache.
     package var hasAbsentCore = false
+    /// Chances in 100 000, at each step, that the process dies and another one goes on.
+    package var crashesPerHundredThousand = 0
     package var requestCount = 3000
     package var limits = EngineLimits()
 
@@ -60,6 +62,7 @@ package struct Scenario {
         limits.cleaningBatches = 1 + random.below(4)
         limits.cleaningBatchBytes = [131072, 524288][random.below(2)]
         hasAbsentCore = coreCount > 1 && random.chance(25)
+        if random.chance(40) { crashesPerHundredThousand = [10, 100, 1000][random.below(3)] }
     }
 }
 

@@ -7,7 +7,9 @@ import CacheEngine
 /// flushed, and each core must hold what its users wrote.
 package final class Simulation {
     let world: World
-    private(set) var workers: [SimulatedWorker] = []
+    var workers: [SimulatedWorker] = []
+    package var crashes = 0
+    var madeBeforeCrash = 0
     private(set) var made = 0
     var removing: SimulatedCore?
     var flushing: Set<UInt16> = []
@@ -17,9 +19,11 @@ package final class Simulation {
     /// With `traced` a violation is told with the last events of its sector; that costs time.
     package init(_ scenario: Scenario, traced: Bool = false) {
         world = World(scenario, traced: traced)
-        for index in 0..<scenario.workerCount {
-            workers.append(SimulatedWorker(world: world, index: index))
-        }
+        startWorkers()
+    }
+
+    func startWorkers() {
+        workers = (0..<world.scenario.workerCount).map { SimulatedWorker(world: world, index: $0) }
     }
 
     package var eventCount: UInt64 { world.eventCount }
@@ -38,6 +42,7 @@ package final class Simulation {
         }
         try drain()
         if world.scenario.errorPerMille == 0 { try flushAll() }
+        world.shared.finishAdoption()
         world.shared.checkInvariants(quiescent: true)
     }
 
@@ -49,6 +54,7 @@ package final class Simulation {
             made += 1
         }
         maybeManage()
+        maybeCrash()
         progress()
         if made % 64 == 0 { world.pruneHistories() }
     }

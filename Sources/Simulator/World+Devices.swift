@@ -55,6 +55,11 @@ extension World {
             end(transfer)
             return
         }
+        takePiece(of: transfer)
+    }
+
+    /// Some of the transfer's sectors take effect.
+    func takePiece(of transfer: SimulatedTransfer) {
         let piece = random.below(transfer.pending.count)
         var range = transfer.pending.remove(at: piece)
         if range.count > 1, random.chance(30) {

@@ -8,7 +8,7 @@ final class World {
     let scenario: Scenario
     var random: SeededRandom
     let geometry: Geometry
-    let shared: SharedCache
+    var shared: SharedCache
     let pages: UnsafeMutableRawPointer
     let cacheDevice: SimulatedDevice
     var cores: [SimulatedCore]

@@ -1,0 +1,21 @@
+import CBytes
+
+/// Memory that begins as zeroes and costs nothing before it is touched, however much it is.
+struct ZeroedMemory {
+    /// On a cache line of its own.
+    let base: UnsafeMutableRawPointer
+    private let allocation: UnsafeMutableRawPointer
+
+    private static let alignment = 64
+
+    init(byteCount: Int) {
+        precondition(byteCount > 0)
+        guard let allocation = ucas_allocate_zeroed(byteCount + Self.alignment) else {
+            preconditionFailure("no memory")
+        }
+        self.allocation = allocation
+        base = allocation.alignedUp(toMultipleOf: Self.alignment)
+    }
+
+    func deallocate() { ucas_deallocate(allocation) }
+}
