@@ -21,11 +21,16 @@ extension SharedCache {
     /// counters and dirty maps are complete. Any thread may call it, and costs nothing later.
     public func finishAdoption() {
         if isAdopted { return }
-        for set in 0..<UInt32(geometry.setCount) where !sidecar(set).isFree {
+        adopt(sets: 0..<UInt32(geometry.setCount))
+        control.pointee.isAdopted.store(true, ordering: .releasing)
+    }
+
+    /// A piece of that, for somebody who has time.
+    public func adopt(sets: Range<UInt32>) {
+        for set in sets where !sidecar(set).isFree {
             sidecar(set).lock()
             sidecar(set).unlock()
         }
-        control.pointee.isAdopted.store(true, ordering: .releasing)
     }
 
     public var isAdopted: Bool { control.pointee.isAdopted.load(ordering: .acquiring) }

@@ -53,6 +53,7 @@ extension CacheInstance {
     func shutDown() throws(CacheError) {
         stopClock()
         for id in state.withLock({ Array($0.cores.keys) }) { try endExport(id) }
+        endAdoption()
         for worker in workers { try worker.stop() }
         state.withLock { $0.isStopped = true }
         let dirty = state.withLock { Array($0.cores.keys) }

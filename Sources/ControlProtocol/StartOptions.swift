@@ -10,10 +10,15 @@ package struct StartOptions: Codable, Sendable, Equatable {
     package var lineKiB: UInt32?
     package var load: Bool
     package var force: Bool
+    /// With `load`: go on after a worker that died; a cache that was stopped in order stays so.
+    package var resume: Bool
+    /// When the worker died that this one goes on after, on the monotonic clock in nanoseconds;
+    /// told when it happens.
+    package var diedAt: UInt64?
 
     package init(
         cacheDevice: String, cacheID: UInt16? = nil, mode: CacheMode? = nil,
-        lineKiB: UInt32? = nil, load: Bool = false, force: Bool = false
+        lineKiB: UInt32? = nil, load: Bool = false, force: Bool = false, resume: Bool = false
     ) {
         self.cacheDevice = cacheDevice
         self.cacheID = cacheID
@@ -21,6 +26,7 @@ package struct StartOptions: Codable, Sendable, Equatable {
         self.lineKiB = lineKiB
         self.load = load
         self.force = force
+        self.resume = resume
     }
 
     /// The command line of `casd` (without the program's name): the long options of `casadm -S`,
@@ -32,6 +38,7 @@ package struct StartOptions: Codable, Sendable, Equatable {
         if let lineKiB { list += ["--cache-line-size", String(lineKiB)] }
         if load { list.append("--load") }
         if force { list.append("--force") }
+        if resume { list.append("--resume") }
         if let readyDescriptor { list += ["--ready-fd", String(readyDescriptor)] }
         return list
     }

@@ -33,6 +33,9 @@ struct ServerOptions: ParsableArguments {
     @Flag(name: [.customShort("f"), .long], help: "Make a new cache whatever is on the device.")
     var force = false
 
+    @Flag(help: .hidden)
+    var resume = false
+
     @Option(help: "File descriptor on which one line of JSON tells whether the cache is ready.")
     var readyFd: Int32?
 
@@ -44,7 +47,7 @@ struct ServerOptions: ParsableArguments {
         }
         return StartOptions(
             cacheDevice: cacheDevice, cacheID: cacheId, mode: mode, lineKiB: cacheLineSize,
-            load: load, force: force)
+            load: load, force: force, resume: resume)
     }
 }
 
@@ -69,10 +72,15 @@ struct Work: AsyncParsableCommand {
 
     @OptionGroup var options: ServerOptions
 
+    @Flag(help: "Wait on the readiness descriptor for the end of another worker.")
+    var waits = false
+
     func run() async throws {
+        let waitingPlace = waits ? options.readyFd.map(WaitingPlace.init(descriptor:)) : nil
         let worker = WorkerProcess(
             options: try options.startOptions(), ready: ReadyPipe(descriptor: options.readyFd),
-            logger: makeLogger("casd.worker"), startService: RuntimeService.start)
+            logger: makeLogger("casd.worker"), waitingPlace: waitingPlace,
+            prepare: RuntimeService.prepare, startService: RuntimeService.start)
         throw ExitCode(await worker.run())
     }
 }
