@@ -2,6 +2,7 @@ import CacheEngine
 import CacheFormat
 import Glibc
 import Synchronization
+import Ublk
 
 /// Going on after the death of the process that served the cache: with its memory image, its
 /// session and its exported devices, as if nothing had been.
@@ -133,6 +134,37 @@ extension CacheInstance {
             }
             if isDone != nil { return }
             usleep(10_000)
+        }
+    }
+}
+
+// MARK: - Giving up
+
+extension CacheInstance {
+    /// Ends the exported devices of a cache whose server is gone: whoever uses them gets errors.
+    /// Metadata and memory image stay for a later start. Returns the cache's id.
+    package static func withdrawExports(devicePath: String) throws(CacheError) -> UInt16 {
+        var options = Options(devicePath: devicePath)
+        options.load = true
+        let publisher = try makePublisher()
+        let device = try DeviceFile.open(
+            path: devicePath, role: .cache, allowsPlainFile: false, patience: patience(options))
+        let superblock = try CacheStore.open(device).superblock
+        try withdrawExports(of: superblock, publisher, linkDirectory: options.linkDirectory)
+        return superblock.cacheID
+    }
+
+    static func withdrawExports(
+        of superblock: Superblock, _ publisher: Publisher, linkDirectory: String
+    ) throws(CacheError) {
+        do throws(UblkError) {
+            try ExportedDevice.withdrawAll(
+                cacheUUID: superblock.cacheUUID, publisher.control,
+                link: { "\(linkDirectory)/cas\(superblock.cacheID)-\($0)" })
+        } catch {
+            throw CacheError(
+                .kernel,
+                "Ending the exported devices of cache \(superblock.cacheID) failed: \(error).")
         }
     }
 }

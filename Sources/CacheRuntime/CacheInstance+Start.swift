@@ -77,7 +77,7 @@ extension CacheInstance {
         }
     }
 
-    private static func makePublisher() throws(CacheError) -> Publisher {
+    static func makePublisher() throws(CacheError) -> Publisher {
         do throws(UblkError) {
             let control = try ControlDevice()
             return Publisher(control: control, features: try control.features())
@@ -116,6 +116,10 @@ extension CacheInstance {
                     + "\(Geometry.deviceBytesMin >> 20) MiB are needed.")
         }
         if case .cache(let old) = try CacheStore.find(on: device) {
+            // Nobody will ever serve the devices that a dead server of it has left.
+            if let publisher {
+                try withdrawExports(of: old, publisher, linkDirectory: options.linkDirectory)
+            }
             MemoryImage.removeLeftOver(
                 cacheUUID: old.cacheUUID, directory: options.imageDirectory)
         }

@@ -20,6 +20,12 @@ struct ExportedTag: Equatable {
         let folded = UInt64(truncatingIfNeeded: cacheUUID) ^ UInt64(cacheUUID >> 64)
         rawValue = (folded &* 0x9E37_79B9_7F4A_7C15) & ~0xfff | UInt64(core)
     }
+
+    init(rawValue: UInt64) { self.rawValue = rawValue }
+
+    var core: UInt16 { UInt16(rawValue & 0xfff) }
+
+    func isOfSameCache(as other: ExportedTag) -> Bool { rawValue >> 12 == other.rawValue >> 12 }
 }
 
 /// The block device that users of a core see: /dev/ublkb*N*, and /dev/cas*X*-*Y* that leads to it.
@@ -140,24 +146,46 @@ final class ExportedDevice: Sendable {
         }
     }
 
-    /// A device with this tag, alive or waiting for a server; nil if there is none. What a server
+    /// All ublk devices of a cache.
+    private static func devices(_ tag: ExportedTag, _ control: ControlDevice) -> [DeviceInfo] {
+        namesInDirectory("/dev").compactMap { name in
+            guard name.hasPrefix("ublkc"), let number = UInt32(name.dropFirst(5)),
+                let info = try? control.info(device: number),
+                ExportedTag(rawValue: info.serverFlags).isOfSameCache(as: tag)
+            else { return nil }
+            return info
+        }
+    }
+
+    /// The device with this tag, alive or waiting for a server; nil if there is none. What a server
     /// has left half made, or half ended, is deleted.
     static func find(_ tag: ExportedTag, _ control: ControlDevice) -> DeviceInfo? {
-        for name in namesInDirectory("/dev") where name.hasPrefix("ublkc") {
-            guard let number = UInt32(name.dropFirst(5)),
-                let info = try? control.info(device: number), info.serverFlags == tag.rawValue
-            else { continue }
+        for info in devices(tag, control) where info.serverFlags == tag.rawValue {
             if info.state != .dead { return info }
-            try? control.delete(device: number)
+            try? control.delete(device: info.id)
         }
         return nil
     }
 
     /// Ends a device that waits for a server: whoever uses it gets errors.
     static func withdraw(_ tag: ExportedTag, _ control: ControlDevice) throws(UblkError) {
-        guard let info = find(tag, control) else { return }
-        try control.stop(device: info.id)
-        try control.delete(device: info.id)
+        for info in devices(tag, control) where info.serverFlags == tag.rawValue {
+            try control.stop(device: info.id)
+            try control.delete(device: info.id)
+        }
+    }
+
+    /// The same for all devices of a cache that nobody serves, and their links. A copy of a cache
+    /// in use has the same tags: what is alive stays.
+    static func withdrawAll(
+        cacheUUID: UInt128, _ control: ControlDevice, link: (UInt16) -> String
+    ) throws(UblkError) {
+        for info in devices(ExportedTag(cacheUUID: cacheUUID, core: 0), control)
+        where info.state != .live {
+            try control.stop(device: info.id)
+            try control.delete(device: info.id)
+            unlink(link(ExportedTag(rawValue: info.serverFlags).core))
+        }
     }
 
     /// Turns a failure of ublk into the user's sentence.

@@ -139,9 +139,14 @@ package final class MemoryImage: @unchecked Sendable {
     /// Removes the file; the mapping lives on until the last use of this object.
     package func remove() { unlink(path) }
 
-    /// Removes the image an earlier process of this cache left, if there is one.
+    /// Removes the image an earlier process of this cache left, if there is one. A copy of a
+    /// device in use names the image of a process that lives: that stays.
     package static func removeLeftOver(cacheUUID: UInt128, directory: String = "/dev/shm") {
-        unlink(path(cacheUUID: cacheUUID, directory: directory))
+        let path = path(cacheUUID: cacheUUID, directory: directory)
+        let descriptor = open(path, O_RDWR | O_CLOEXEC)
+        guard descriptor >= 0 else { return }
+        defer { close(descriptor) }
+        if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { unlink(path) }
     }
 
     /// The lock ends with the process, however it ends.

@@ -54,6 +54,21 @@ package final class RuntimeService: CacheService {
         return StartedService(service: RuntimeService(cache), lock: lock, warnings: warnings)
     }
 
+    /// Ends the exported devices of a cache whose server is gone; returns its id.
+    package static func withdraw(
+        cacheDevice: String, _ logger: Logger
+    ) throws(ErrorBody) -> UInt16 {
+        let stored = CacheInstance.storedCacheID(devicePath: cacheDevice)
+        let lock = try stored.map { id throws(ErrorBody) in try RunLock.claim(id) }
+        let id = try translated { () throws(CacheError) in
+            try CacheInstance.withdrawExports(devicePath: cacheDevice)
+        }
+        lock?.removeSocket()
+        unlink(RunDirectory.recordPath(cacheID: id))
+        logger.info("exported devices ended", metadata: ["id": "\(id)"])
+        return id
+    }
+
     /// Claims the id of a loaded cache; another cache may run under it.
     private static func claim(_ cache: CacheInstance) throws(ErrorBody) -> RunLock {
         do throws(ErrorBody) {

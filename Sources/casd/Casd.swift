@@ -10,7 +10,7 @@ struct Casd: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "casd",
         abstract: "Serves one cache: an SSD in front of slow block devices.",
-        subcommands: [Supervise.self, Work.self], defaultSubcommand: Supervise.self)
+        subcommands: [Supervise.self, Work.self, Withdraw.self], defaultSubcommand: Supervise.self)
 }
 
 /// The options of `casadm -S`, and where to report readiness.
@@ -82,6 +82,31 @@ struct Work: AsyncParsableCommand {
             logger: makeLogger("casd.worker"), waitingPlace: waitingPlace,
             prepare: RuntimeService.prepare, startService: RuntimeService.start)
         throw ExitCode(await worker.run())
+    }
+}
+
+struct Withdraw: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "withdraw",
+        abstract: "End the exported devices of a cache whose server is gone.")
+
+    @Option(name: [.customShort("d"), .long], help: "The cache device.")
+    var cacheDevice: String
+
+    @Option(help: "File descriptor on which one line of JSON tells how it went.")
+    var readyFd: Int32?
+
+    func run() async throws {
+        let ready = ReadyPipe(descriptor: readyFd)
+        let logger = makeLogger("casd.withdraw")
+        do {
+            let id = try RuntimeService.withdraw(cacheDevice: cacheDevice, logger)
+            ready.report(.ready(cacheID: id))
+        } catch {
+            logger.error("\(error.message)")
+            ready.report(.failed(error))
+            throw ExitCode(1)
+        }
     }
 }
 
