@@ -26,6 +26,7 @@ extension CacheInstance {
 
     /// A flush of the whole cache would leave out the dirty data of inactive cores.
     func refuseInactive() throws(CacheError) {
+        shared.finishAdoption()
         let inactive = state.withLock { state in
             state.cores.values.filter { $0.device == nil }.map(\.id)
         }
@@ -39,6 +40,8 @@ extension CacheInstance {
 
     /// Cleans cores side by side.
     func clean(_ ids: [UInt16], cancelled: () -> Bool) throws(CacheError) {
+        // Not on a worker's time.
+        shared.finishAdoption()
         let claimed = try claim(ids)
         defer { unclaim(claimed) }
         var replies: [(core: UInt16, reply: Reply)] = []
@@ -178,7 +181,7 @@ extension CacheInstance {
         let flag = Atomic(false)
     }
 
-    private func startBackgroundFlush(from old: EngineMode) throws(CacheError) {
+    func startBackgroundFlush(from old: EngineMode) throws(CacheError) {
         let flag = CancelFlag()
         state.withLock { $0.previousMode = old }
         let thread = try NativeThread(name: "cas mode switch") { [self] in

@@ -75,13 +75,16 @@ struct Runner {
 extension Runner {
     private func list(_ byIDPath: Bool) async throws(Failure) -> Answer {
         let caches = await snapshots()
-        let list = CacheList(caches, devicePath: devicePath(byIDPath: byIDPath))
-        guard !caches.isEmpty else {
+        let known = Set(caches.map(\.id))
+        let unserved = runningCaches.unserved().filter { !known.contains($0.record.id) }
+        let list = CacheList(
+            caches, unserved: unserved, devicePath: devicePath(byIDPath: byIDPath))
+        guard !caches.isEmpty || !unserved.isEmpty else {
             return Answer(lines: ["No caches running"], json: list.json)
         }
         let lines =
             format == .csv
-            ? list.csvLines() : list.treeLines(.forSession(session.environment))
+            ? list.csvLines() : list.treeLines(.forSession(session.environment)) + list.notes
         return Answer(lines: lines, json: list.json)
     }
 

@@ -11,6 +11,8 @@ package struct ErrorBody: Codable, Sendable, Equatable, Error {
         package static let deviceBusy = "device-busy"
         package static let metadataFound = "metadata-found"
         package static let noMetadata = "no-metadata"
+        package static let notCleanlyStopped = "not-cleanly-stopped"
+        package static let cleanlyStopped = "cleanly-stopped"
         package static let badRequest = "bad-request"
         package static let noSuchOperation = "no-such-operation"
         package static let noSuchEndpoint = "no-such-endpoint"

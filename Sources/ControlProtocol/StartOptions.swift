@@ -13,11 +13,16 @@ package struct StartOptions: Codable, Sendable, Equatable {
     package var force: Bool
     /// With `load`: start without the parts of the metadata that cannot be read.
     package var forcePartial: Bool
+    /// With `load`: go on after a worker that died; a cache that was stopped in order stays so.
+    package var resume: Bool
+    /// When the worker died that this one goes on after, on the monotonic clock in nanoseconds;
+    /// told when it happens.
+    package var diedAt: UInt64?
 
     package init(
         cacheDevice: String, cacheID: UInt16? = nil, mode: CacheMode? = nil,
         lineKiB: UInt32? = nil, durability: Durability? = nil, load: Bool = false,
-        force: Bool = false, forcePartial: Bool = false
+        force: Bool = false, forcePartial: Bool = false, resume: Bool = false
     ) {
         self.cacheDevice = cacheDevice
         self.cacheID = cacheID
@@ -27,6 +32,7 @@ package struct StartOptions: Codable, Sendable, Equatable {
         self.load = load
         self.force = force
         self.forcePartial = forcePartial
+        self.resume = resume
     }
 
     /// The command line of `casd` (without the program's name): the long options of `casadm -S`,
@@ -40,6 +46,7 @@ package struct StartOptions: Codable, Sendable, Equatable {
         if load { list.append("--load") }
         if force { list.append("--force") }
         if forcePartial { list.append("--force-partial") }
+        if resume { list.append("--resume") }
         if let readyDescriptor { list += ["--ready-fd", String(readyDescriptor)] }
         return list
     }

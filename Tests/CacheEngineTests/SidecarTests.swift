@@ -2,21 +2,20 @@ import Testing
 
 @testable import CacheEngine
 
-/// A sidecar in memory of its own.
+/// The sidecar of a cache's only set, all zero.
 private final class Memory {
-    let base = UnsafeMutableRawPointer.allocate(
-        byteCount: SetSidecar.byteCount, alignment: 64)
-    init() { base.initializeMemory(as: UInt8.self, repeating: 0, count: SetSidecar.byteCount) }
-    deinit { base.deallocate() }
-    var sidecar: SetSidecar { SetSidecar(base) }
+    let bench: Bench
+    init() throws { bench = try Bench(.writeBack) }
+    var sidecar: SetSidecar { bench.shared.sidecar(0) }
     var sum: Int {
-        UnsafeRawBufferPointer(start: base, count: SetSidecar.byteCount).reduce(0) { $0 + Int($1) }
+        UnsafeRawBufferPointer(start: sidecar.base, count: SetSidecar.byteCount)
+            .reduce(0) { $0 + Int($1) }
     }
 }
 
 @Suite struct SidecarTests {
-    @Test func theFieldsDoNotTouchEachOther() {
-        let memory = Memory()
+    @Test func theFieldsDoNotTouchEachOther() throws {
+        let memory = try Memory()
         let sidecar = memory.sidecar
         sidecar.lock()
         sidecar.occupied = 224
@@ -38,8 +37,8 @@ private final class Memory {
         #expect(sidecar.ghostContains(0xbeef))
     }
 
-    @Test func theFlagsDoNotTouchEachOther() {
-        let memory = Memory()
+    @Test func theFlagsDoNotTouchEachOther() throws {
+        let memory = try Memory()
         let flags = memory.sidecar
         flags.isUrgent = true
         flags.isChanged = true
@@ -52,15 +51,15 @@ private final class Memory {
         #expect(memory.sum == 0)
     }
 
-    @Test func directWritesAreCountedByHash() {
-        let memory = Memory()
+    @Test func directWritesAreCountedByHash() throws {
+        let memory = try Memory()
         memory.sidecar.directWrites(3).pointee += 1
         #expect(memory.sidecar.directWrites(3 + 32).pointee == 1)
         #expect(memory.sidecar.directWrites(4).pointee == 0)
     }
 
-    @Test func theGhostRemembersTheLast200() {
-        let memory = Memory()
+    @Test func theGhostRemembersTheLast200() throws {
+        let memory = try Memory()
         let ghost = memory.sidecar
         for hash in UInt16(1)...450 {
             #expect(!ghost.ghostContains(hash))
@@ -71,15 +70,14 @@ private final class Memory {
         #expect((1...250).allSatisfy { !ghost.ghostContains(UInt16($0)) })
     }
 
-    @Test func theLockExcludes() async {
-        let memory = Memory()
+    @Test func theLockExcludes() async throws {
+        let memory = try Memory()
         let sidecar = memory.sidecar
-        let base = UInt(bitPattern: memory.base)
+        let shared = memory.bench.shared
         await withTaskGroup(of: Void.self) { group in
             for _ in 0..<4 {
                 group.addTask {
-                    guard let base = UnsafeMutableRawPointer(bitPattern: base) else { return }
-                    let sidecar = SetSidecar(base)
+                    let sidecar = shared.sidecar(0)
                     for _ in 0..<20_000 {
                         sidecar.lock()
                         sidecar.waiters += 1

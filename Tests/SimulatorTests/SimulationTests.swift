@@ -51,6 +51,26 @@ import Testing
             })
     }
 
+    /// Seeds from before processes died in the simulator play what they played then.
+    @Test(arguments: regressions)
+    func aSeedPlaysWithoutDeathsToo(seed: UInt64) throws {
+        var scenario = Scenario(seed: seed)
+        scenario.crashesPerHundredThousand = 0
+        let simulation = Simulation(scenario)
+        try simulation.run()
+        #expect(simulation.crashes == 0)
+    }
+
+    @Test(arguments: [31, 32, 33] as [UInt64])
+    func nothingIsLostWhenTheProcessDiesOverAndOver(seed: UInt64) throws {
+        var scenario = Scenario(seed: seed)
+        scenario.mode = .writeBack
+        scenario.crashesPerHundredThousand = 2000
+        let simulation = Simulation(scenario)
+        try simulation.run()
+        #expect(simulation.crashes > 20)
+    }
+
     @Test(arguments: [2, 3, 9, 5963] as [UInt64])
     func aSeedPlaysTheSameEachTime(seed: UInt64) throws {
         let first = try Self.outcome(seed: seed)
@@ -136,6 +156,7 @@ import Testing
             ("pass-through", { $0.mode == .passThrough }),
             ("8 KiB lines", { $0.lineBytes == 8192 }), ("one worker", { $0.workerCount == 1 }),
             ("three workers", { $0.workerCount == 3 }),
+            ("deaths of the process", { $0.crashesPerHundredThousand > 0 }),
         ]
         for (name, has) in traits {
             let count = scenarios.count(where: has)
