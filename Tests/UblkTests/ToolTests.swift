@@ -63,7 +63,9 @@ private struct ToolRun {
 @Suite struct ToolArgumentTests {
     @Test func unknownTargetsAreRefused() throws {
         let run = try ToolRun("add", "-t", "zero")
-        #expect(run.isRefusal("Unknown target type 'zero'; null, loop and volatile are there."), "\(run)")
+        #expect(
+            run.isRefusal("Unknown target type 'zero'; null, loop and volatile are there."),
+            "\(run)")
     }
 
     /// "-1" is the value of -n, not an option.
