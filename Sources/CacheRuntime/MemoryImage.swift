@@ -86,7 +86,7 @@ package final class MemoryImage: @unchecked Sendable {
 
     private static func byteCount(_ geometry: Geometry, workerCount: Int) -> Int {
         pagesOffset + Int(geometry.setCount) * SetPageLayout.byteCount
-            + SharedCache.counterBytes(workerCount: workerCount)
+            + SharedCache.counterBytes(workerCount: workerCount) + Journal.byteCount
     }
 
     /// Makes the image, all zero, and all of it in memory: a full memory filesystem is found out
