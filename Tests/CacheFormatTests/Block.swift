@@ -14,6 +14,7 @@ final class Block {
 
     var disk: DiskBytes { DiskBytes(base: base, count: Self.byteCount) }
     var page: SetPageView { SetPageView(base: base) }
+    var journal: JournalBlockView { JournalBlockView(base: base) }
     var bytes: [UInt8] { Array(UnsafeRawBufferPointer(start: base, count: Self.byteCount)) }
 
     func content(set: UInt64, epoch: UInt64) -> SetPageContent {

@@ -132,16 +132,25 @@ import Testing
         try startAndStop(loading(cache))
     }
 
-    @Test func aCacheThatWasNotStoppedIsRefused() throws {
+    @Test func aCacheThatWasNotStoppedIsRecovered() throws {
         let cache = TemporaryFile(byteCount: 48 << 20)
+        let core = TemporaryFile(byteCount: 16 << 20)
         let copy = TemporaryFile(byteCount: 0)
         let instance = try CacheInstance.start(options(cache))
+        _ = try instance.addCore(id: nil, devicePath: core.path)
+        #expect(instance.recovery == nil)
         #expect(system("cp \(cache.path) \(copy.path)") == 0)
         try stop(instance)
-        let text = message { () throws(CacheError) in
-            _ = try CacheInstance.start(loading(copy))
+        do {
+            let loaded = try CacheInstance.start(loading(copy))
+            #expect(loaded.recovery?.report.dirtyLines == 0 && loaded.recovery?.report.damagedSets == [])
+            #expect(loaded.snapshot().cores.map(\.id) == [1])
+            try stop(loaded)
         }
-        #expect(text?.hasPrefix("Cache 7 on '\(copy.path)' was not stopped cleanly") == true)
+        // Now it was.
+        let again = try CacheInstance.start(loading(copy))
+        #expect(again.recovery == nil)
+        try stop(again)
     }
 
     /// A process that serves a cache of cores 3 and 4, and dies.

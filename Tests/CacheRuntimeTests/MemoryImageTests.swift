@@ -27,11 +27,17 @@ import Testing
         var word: UInt64 = 0
         #expect(pread(descriptor, &word, 8, (2 << 20) + 4 * 4096) == 8)
         #expect(word == 0x1234)
+        // The journal's memory is behind the pages.
+        image.journalMemory.storeBytes(
+            of: 0x5678, toByteOffset: Journal.byteCount - 8, as: UInt64.self)
+        #expect(pread(descriptor, &word, 8, (2 << 20) + 5 * 4096 + off_t(Journal.byteCount) - 8) == 8)
+        #expect(word == 0x5678)
         var status = stat()
         #expect(fstat(descriptor, &status) == 0)
         #expect(status.st_mode & 0o777 == 0o600)
-        #expect(Int(status.st_size) == (2 << 20) + 5 * 4096 + counterBytes)
-        #expect(pread(descriptor, &word, 8, off_t(status.st_size) - 8) == 8)
+        let fixed = (2 << 20) + 5 * 4096 + counterBytes + Journal.byteCount
+        #expect(Int(status.st_size) == fixed)
+        #expect(pread(descriptor, &word, 8, off_t(fixed - Journal.byteCount) - 8) == 8)
         #expect(word == 0x77)
     }
 
