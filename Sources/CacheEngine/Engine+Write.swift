@@ -152,7 +152,8 @@ extension Engine {
 /// so the record may become durable before the data. What has a record is overwritten in place
 /// without another one.
 ///
-/// Crash rule of a process: a granule that is valid already becomes dirty before the write to it is issued
+/// Crash rule of a process: a granule that is valid already becomes dirty before the write to it
+/// is issued
 /// (whatever part of the write lands, the cache is what counts); a granule that is not valid
 /// becomes valid and dirty only when its data is there (before, nothing was acknowledged).
 extension Engine {
@@ -314,7 +315,8 @@ extension Engine {
         else { return nil }
         let lineStart = (part.pointee.firstLine + UInt64(line)) << lineShift
         // The line may begin before the part does; its touched granules do not.
-        let start = UInt64(part.pointee.bufferOffset) &+ (lineStart &- part.pointee.startSector) &* 512
+        let start =
+            UInt64(part.pointee.bufferOffset) &+ (lineStart &- part.pointee.startSector) &* 512
         var crc: UInt32 = 0
         var left = granules
         while left != 0 {

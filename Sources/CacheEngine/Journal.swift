@@ -1,5 +1,5 @@
-import CacheFormat
 import CSpin
+import CacheFormat
 import Synchronization
 
 /// What the journal of one cache is about to tell the cache device: records that are not written
@@ -225,8 +225,9 @@ struct CommitWindow {
 
     /// A stamp 65536 commits old looks new; then somebody waits for nothing, once.
     @inline(__always) private func isWithin(_ stamp: UInt16, _ width: UInt64) -> Bool {
-        stamp != 0 && UInt16(truncatingIfNeeded: rawValue) &- stamp
-            < UInt16(truncatingIfNeeded: width)
+        stamp != 0
+            && UInt16(truncatingIfNeeded: rawValue) &- stamp
+                < UInt16(truncatingIfNeeded: width)
     }
     @inline(__always) func isUnconfirmed(_ stamp: UInt16) -> Bool {
         isWithin(stamp, rawValue >> 16)

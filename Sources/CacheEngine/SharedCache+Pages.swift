@@ -135,7 +135,8 @@ extension SharedCache {
         let granuleMask = UInt16(truncatingIfNeeded: (UInt32(1) << granules) - 1)
         let firstSector = identity.line * (UInt64(geometry.lineBytes) / 512)
         return core.isPresent && firstSector < core.sectorCount
-            && state.recorded & ~state.dirty == 0 && state.dirty & ~state.valid == 0 && state.valid & ~granuleMask == 0
+            && state.recorded & ~state.dirty == 0 && state.dirty & ~state.valid == 0
+            && state.valid & ~granuleMask == 0
             && geometry.set(ofCoreLine: identity.line, coreOffset: core.coreOffset) == UInt64(set)
     }
 
@@ -144,8 +145,15 @@ extension SharedCache {
     /// Whether the page in memory has changes that the device's newest copy lacks.
     public func isChanged(_ set: UInt32) -> Bool { sidecar(set).isChanged }
 
-    /// Notes that the device now holds what is in memory.
-    public func noteStored(_ set: UInt32) { sidecar(set).isChanged = false }
+    /// Notes that the device now holds what is in memory, durably.
+    public func noteStored(_ set: UInt32) {
+        guard sidecar(set).isChanged else { return }
+        page(set).setSequence(page(set).sequence + 1)
+        sidecar(set).isChanged = false
+    }
+
+    /// Notes that memory now holds what is on the device.
+    public func noteLoaded(_ set: UInt32) { sidecar(set).isChanged = false }
 
     /// The page of a set, in place.
     public func pageView(_ set: UInt32) -> SetPageView { page(set) }

@@ -53,8 +53,8 @@ public struct Geometry: Equatable, Sendable {
 
     /// The geometry of a new cache on a device of this size; nil if the device is too small.
     ///
-    /// The journal gets a 64th of the device, at least 1 MiB and at most 4 GiB: with a FLUSH every 32
-    /// writes of 4 KiB, writing set pages to make room in it then costs 1 % more writes.
+    /// The journal gets a 64th of the device, at least 1 MiB and at most 4 GiB: with a FLUSH every
+    /// 32 writes of 4 KiB, writing set pages to make room in it then costs 1 % more writes.
     public static func forDevice(byteCount: UInt64, lineBytes: UInt32) -> Geometry? {
         guard byteCount >= deviceBytesMin, lineBytes >= 4096 else { return nil }
         let journalBytes = min(max(byteCount / 64, 1 << 20), 4 << 30)

@@ -9,7 +9,7 @@ import Ublk
 ///
 /// The old process's I/O may still be on its way to the devices. It is over when the devices can be
 /// opened exclusively; before that nothing is read or written. Nothing here is proportional to the
-/// set table: sets are adopted when they are asked for, and the rest by a thread beside the workers.
+/// set table: sets are adopted when they are asked for, the rest by a thread beside the workers.
 extension CacheInstance {
     /// Seconds that the last I/O of a dead process may take. A device that hangs longer is better
     /// looked at than waited for.
@@ -71,6 +71,8 @@ extension CacheInstance {
         for core in store.configuration.cores {
             shared.keepCounters(core: core.id, blockCount: blocks)
         }
+        // It died while it was stopping: from now on what is dirty changes again.
+        if store.superblock.state == .stopping { try store.markInUse(session: identity.session) }
         options.milestone("memory image")
         return try assemble(options, device, store, image, shared, publisher, isResumed: true)
     }
@@ -95,10 +97,10 @@ extension CacheInstance {
             }
         return CacheError(
             .notCleanlyStopped,
-            "Cache \(store.superblock.cacheID) on '\(store.medium.path)' was not stopped cleanly, and "
-                + "cannot go on: its memory image '\(path)' \(reason). Without it, what was written "
-                + "since the last FLUSH may be lost. To load the cache with what is durable on the "
-                + "device, remove that file and load again.")
+            "Cache \(store.superblock.cacheID) on '\(store.medium.path)' was not stopped cleanly, "
+                + "and cannot go on: its memory image '\(path)' \(reason). Without it, what was "
+                + "written since the last FLUSH may be lost. To load the cache with what is "
+                + "durable on the device, remove that file and load again.")
     }
 }
 

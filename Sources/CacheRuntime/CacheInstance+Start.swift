@@ -251,7 +251,7 @@ extension CacheInstance {
         shared.durability = EngineDurability(stored: store.configuration.durability)
         // After a recovery every page differs from the device's: what was clean is dropped.
         if recovery == nil {
-            for set in 0..<UInt32(store.geometry.setCount) { shared.noteStored(set) }
+            for set in 0..<UInt32(store.geometry.setCount) { shared.noteLoaded(set) }
         }
         return (shared, recovery)
     }

@@ -71,13 +71,16 @@ extension CacheStore {
     /// makes all of it durable. No worker may be running, and `markStopping` came before.
     package func storeSetPages(_ shared: SharedCache) throws(CacheError) -> SetPageDigest {
         var digest = SetPageDigest()
-        let piece = AlignedBytes(count: Int(Self.setsPerPiece) * 4096)
+        var stored: [UInt64] = []
+        // Copies: if the process dies now, another one goes on with the pages in memory.
+        let sealed = AlignedBytes(count: Int(Self.setsPerPiece) * 4096)
         for first in stride(from: 0, to: geometry.setCount, by: Int(Self.setsPerPiece)) {
             let end = min(first + Self.setsPerPiece, geometry.setCount)
             var targets: [(set: UInt64, slot: Int)] = []
             for set in first..<end {
                 let number = UInt32(set)
-                let page = shared.pageView(number)
+                let page = SetPageView(base: address(sealed, Int(set - first)))
+                page.base.copyMemory(from: shared.pageView(number).base, byteCount: 4096)
                 if shared.isChanged(number) {
                     page.seal(sequence: page.sequence + 1)
                     targets.append((set, Int(page.sequence & 1)))
@@ -85,28 +88,29 @@ extension CacheStore {
                 digest.add(set: set, page)
             }
             for slot in 0...1 {
-                try store(targets.filter { $0.slot == slot }.map(\.set), slot, shared, piece)
+                try store(targets.filter { $0.slot == slot }.map(\.set), slot, sealed, first)
             }
-            for (set, _) in targets { shared.noteStored(UInt32(set)) }
+            stored.append(contentsOf: targets.map(\.set))
         }
         try medium.flush()
+        for set in stored { shared.noteStored(UInt32(set)) }
         return digest
     }
 
     /// Runs of neighbouring sets become one write.
     func store(
-        _ sets: [UInt64], _ slot: Int, _ shared: SharedCache, _ piece: AlignedBytes
+        _ sets: [UInt64], _ slot: Int, _ sealed: AlignedBytes, _ first: UInt64
     ) throws(CacheError) {
         var start = 0
         while start < sets.count {
             var end = start
             while end < sets.count, sets[end] == sets[start] + UInt64(end - start) {
-                address(piece, end - start).copyMemory(
-                    from: shared.pageView(UInt32(sets[end])).base, byteCount: 4096)
                 end += 1
             }
+            let place = Int(sets[start] - first) * 4096
+            let byteCount = (end - start) * 4096
             try medium.write(
-                UnsafeRawBufferPointer(rebasing: piece.readOnly[0..<(end - start) * 4096]),
+                UnsafeRawBufferPointer(rebasing: sealed.readOnly[place..<place + byteCount]),
                 at: geometry.setPageOffset(set: sets[start], slot: slot))
             start = end
         }

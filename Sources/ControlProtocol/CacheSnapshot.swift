@@ -35,7 +35,8 @@ package struct CacheSnapshot: Codable, Sendable, Equatable {
         id: UInt16, state: State, mode: CacheMode, previousMode: CacheMode? = nil,
         device: String, sizeBytes: UInt64, lineBytes: UInt32, cleaningPolicy: String,
         promotionPolicy: String, prefetchPolicy: String, durability: Durability = .flush,
-        dirtySeconds: UInt64? = nil, metadataBytes: UInt64, flushProgress: Double? = nil, statistics: Statistics,
+        dirtySeconds: UInt64? = nil, metadataBytes: UInt64, flushProgress: Double? = nil,
+        statistics: Statistics,
         cores: [CoreSnapshot]
     ) {
         self.id = id

@@ -24,6 +24,7 @@ final class EventTrace {
 
     /// The last events that concern the sector, oldest first.
     func lines(core: UInt16, sector: Int, most: Int = 400) -> [String] {
-        events.filter { ($0.core ?? core) == core && $0.sectors.contains(sector) }.suffix(most).map(\.text)
+        events.filter { ($0.core ?? core) == core && $0.sectors.contains(sector) }.suffix(most).map(
+            \.text)
     }
 }

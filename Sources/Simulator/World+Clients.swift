@@ -81,8 +81,11 @@ extension World {
         }
         switch client.request.operation {
         case .read:
-            if result == 0 { checkRead(client, at: now) }
+            guard result == 0 else { break }
+            readsJudged += 1
+            checkRead(client, at: now)
         case .write:
+            writesAnswered += 1
             for sector in client.sectors {
                 client.core.history[sector].writeEnded(client.stamp, at: now, certain: result == 0)
                 if result == 0, isDurable(client) {

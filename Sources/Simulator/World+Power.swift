@@ -100,13 +100,15 @@ extension World {
             // A second cut, before the journal began anew.
             writeRecoveredPages(first, percent: random.below(101))
             let second = runRecovery()
-            if second.dirtyContent != first.dirtyContent { fail("a second recovery changed something") }
+            if second.dirtyContent != first.dirtyContent {
+                fail("a second recovery changed something")
+            }
             writeRecoveredPages(second, percent: 100)
         } else {
             writeRecoveredPages(first, percent: 100)
         }
         restart()
-        if let set = shared.adoptPages() { fail("recovery made a page of set \(set) without sense") }
+        if let set = shared.adoptPages() { fail("recovery made nonsense of set \(set)") }
         shared.durability = scenario.durability
         for core in cores { checkAfterCut(core) }
     }

@@ -29,6 +29,8 @@ final class World {
     var settling: Set<Int> = []
     var violation: Violation?
     var powerCuts = 0
+    var readsJudged = 0
+    var writesAnswered = 0
     var recoveredRecords: UInt64 = 0
     /// What happened lately, for the message of a failing seed; kept only when asked for.
     let trace: EventTrace?

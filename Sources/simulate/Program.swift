@@ -20,8 +20,8 @@ struct Simulate: ParsableCommand {
 
     @Flag(
         help: """
-            Play short scenarios, each one over and over: with a power cut, and with a death of the \
-            process, at every one of its events.
+            Play short scenarios, each one over and over: with a power cut, and with a death of \
+            the process, at every one of its events.
             """)
     var everyEvent = false
 

@@ -127,7 +127,7 @@ import Testing
                 engine.complete(token, result: 0)
             }
         }
-        #expect(kinds.prefix(2) == [.flushCache, .flushCore])
+        #expect(kinds.prefix(2) == [.flushCore, .flushCache])
         #expect(engine.submit(Request(.flush, core: 1)) != nil)
         #expect(engine.nextCommand()?.pointee.kind == .answer)
     }

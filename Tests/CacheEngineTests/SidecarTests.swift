@@ -39,7 +39,8 @@ private final class Memory {
         #expect(sidecar.isUrgent && sidecar.isChanged)
         #expect(sidecar.isListed && sidecar.hadFailedWrite && sidecar.listed.pageIsBeingWritten)
         #expect(sidecar.listed.nextListed == UInt32.max - 1)
-        #expect(sidecar.lastCommit == UInt64.max - 2 && sidecar.listed.listedBlock == UInt64.max - 3)
+        #expect(
+            sidecar.lastCommit == UInt64.max - 2 && sidecar.listed.listedBlock == UInt64.max - 3)
         #expect((UInt16(0)..<32).allSatisfy { sidecar.directWrites($0).pointee == 0xd0 })
         #expect((0..<224).allSatisfy { sidecar.uses[$0] == WayUse(rawValue: 0x55) })
         #expect(sidecar.ghostContains(0xbeef))

@@ -10,7 +10,7 @@ final class Block {
         base.initializeMemory(as: UInt8.self, repeating: 0, count: Self.byteCount)
     }
 
-    deinit { base.deallocate() }
+    // Not deallocated: views of it may outlive it in one expression.
 
     var disk: DiskBytes { DiskBytes(base: base, count: Self.byteCount) }
     var page: SetPageView { SetPageView(base: base) }

@@ -126,7 +126,9 @@ import Testing
         after.journal.append(Self.record)
         // In any order of the other stores: without the count there is no sixteenth record.
         let counts = (0..<8).map { $0 * 512 + JournalLayout.recordCount.offset }
-        for index in 0..<Block.byteCount where !counts.contains(index) { before[index] = after[index] }
+        for index in 0..<Block.byteCount where !counts.contains(index) {
+            before[index] = after[index]
+        }
         #expect(Self.read(before) == Self.records(15))
         #expect(Self.read(after) == Self.records(15) + [Self.record])
     }
@@ -198,10 +200,16 @@ import Testing
     }
 
     @Test func impossibleNumbersInAHeaderAreDamageUnderAGoodChecksum() {
-        #expect(Self.forge(UInt16(2), JournalLayout.formatVersion).journal.validate() == .damaged)
-        #expect(Self.forge(UInt8(16), JournalLayout.recordCount).journal.validate() == .damaged)
-        #expect(Self.forge(UInt8(1), JournalLayout.sectorIndex).journal.validate() == .damaged)
-        #expect(Self.forge(UInt8(15), JournalLayout.recordCount).journal.validate() != .damaged)
+        func content<T: FixedWidthInteger & BitwiseCopyable>(
+            _ value: T, _ field: Field
+        ) -> JournalContent {
+            let block = Self.forge(value, field)
+            return withExtendedLifetime(block) { block.journal.validate() }
+        }
+        #expect(content(UInt16(2), JournalLayout.formatVersion) == .damaged)
+        #expect(content(UInt8(16), JournalLayout.recordCount) == .damaged)
+        #expect(content(UInt8(1), JournalLayout.sectorIndex) == .damaged)
+        #expect(content(UInt8(15), JournalLayout.recordCount) != .damaged)
     }
 
     @Test func aRecordThatCannotBeMeantIsNone() {

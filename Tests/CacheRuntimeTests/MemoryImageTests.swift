@@ -27,10 +27,11 @@ import Testing
         var word: UInt64 = 0
         #expect(pread(descriptor, &word, 8, (2 << 20) + 4 * 4096) == 8)
         #expect(word == 0x1234)
-        // The journal's memory is behind the pages.
+        // The journal's memory is behind the counters.
         image.journalMemory.storeBytes(
             of: 0x5678, toByteOffset: Journal.byteCount - 8, as: UInt64.self)
-        #expect(pread(descriptor, &word, 8, (2 << 20) + 5 * 4096 + off_t(Journal.byteCount) - 8) == 8)
+        let end = (2 << 20) + 5 * 4096 + counterBytes + Journal.byteCount
+        #expect(pread(descriptor, &word, 8, off_t(end) - 8) == 8)
         #expect(word == 0x5678)
         var status = stat()
         #expect(fstat(descriptor, &status) == 0)

@@ -121,7 +121,12 @@ import Testing
             history.writeBegan(stamp, at: stamp * 10)
             history.writeEnded(stamp, at: stamp * 10 + 5, certain: true)
         }
+        // What a power cut may bring back is kept.
         var pruned = history
+        pruned.prune(oldestRead: 195)
+        #expect(pruned.text == history.text)
+        history.flushed(before: 300)
+        pruned = history
         pruned.prune(oldestRead: 195)
         #expect(pruned.text.count < history.text.count)
         for begun in [195, 199, 205, 206, 300] as [UInt64] {
