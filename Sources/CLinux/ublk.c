@@ -30,6 +30,10 @@ int ucas_lock_memory(void) {
 
 int ucas_own_mounts(void) {
     if (unshare(CLONE_NEWNS) != 0) return -errno;
-    // Mounts made elsewhere still arrive here; ours never leave.
-    return mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) == 0 ? 0 : -errno;
+    // What is mounted elsewhere from now on does not arrive here.
+    return mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 ? 0 : -errno;
+}
+
+int ucas_detach_mount(const char *path) {
+    return umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) == 0 ? 0 : -errno;
 }

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static int add_descriptors(posix_spawn_file_actions_t *actions, int log, int ready) {
@@ -75,4 +76,8 @@ int cspawn_server(pid_t *process, const char *path, char *const arguments[],
 
 int cspawn_pipe(int ends[2]) {
     return pipe2(ends, O_CLOEXEC) == 0 ? 0 : errno;
+}
+
+int cspawn_channel(int ends[2]) {
+    return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0 ? 0 : errno;
 }

@@ -1,3 +1,5 @@
+import Synchronization
+
 /// What is counted for each core, with Open CAS's meaning (its `-P` shows them).
 ///
 /// Requests are counted once, when they are started; blocks are byte sums, rounded by whoever
@@ -18,11 +20,13 @@ public enum Counter: Int, CaseIterable, Sendable {
 
     public static let first = Counter.readTotal
     public static let firstKept = Counter.occupiedLines
+    /// Not reset by `casadm -Z`: it describes the cache, not its use.
+    var isKept: Bool { rawValue >= Self.firstKept.rawValue }
 }
 
 /// The counters of one worker, a row of `Counter.allCases.count` words for each core id.
 ///
-/// Only its worker writes; others read plain aligned words and add up. What a FLUSH must cover they
+/// Only its worker writes (one block is written by all, with `addShared`); others read plain aligned words and add up. What a FLUSH must cover they
 /// do see: it was counted before its write was answered, and the FLUSH came after the answer.
 /// Differences may be negative in one worker (it evicted what another one inserted): sums wrap
 /// around to the right answer.
@@ -47,10 +51,19 @@ public struct WorkerCounters: @unchecked Sendable {
         words[Int(core) * Self.rowWords + counter.rawValue]
     }
 
+    /// For the block that many threads write.
+    func addShared(_ counter: Counter, _ core: UInt16, _ amount: UInt64 = 1) {
+        let word = words + (Int(core) * Self.rowWords + counter.rawValue)
+        UnsafeMutableRawPointer(word).assumingMemoryBound(to: Atomic<UInt64>.self).pointee
+            .wrappingAdd(amount, ordering: .relaxed)
+    }
+
+    func clear(_ counter: Counter, _ core: UInt16) {
+        words[Int(core) * Self.rowWords + counter.rawValue] = 0
+    }
+
     /// Zeroes what `casadm -Z` zeroes. A count made at the same instant may be lost.
     func reset(core: UInt16) {
-        for counter in Counter.allCases where counter.rawValue < Counter.firstKept.rawValue {
-            words[Int(core) * Self.rowWords + counter.rawValue] = 0
-        }
+        for counter in Counter.allCases where !counter.isKept { clear(counter, core) }
     }
 }

@@ -8,6 +8,7 @@ import Synchronization
 public struct DirtyMap: @unchecked Sendable {
     private static let levelMax = 6
 
+    private let memory: ZeroedMemory
     private let words: UnsafeMutablePointer<Atomic<UInt64>>
     private let extentCount: UInt64
     private let levelCount: Int
@@ -31,11 +32,11 @@ public struct DirtyMap: @unchecked Sendable {
         wordCount = total
         while starts.count < Self.levelMax { starts.append(0) }
         levelStart = (starts[0], starts[1], starts[2], starts[3], starts[4], starts[5])
-        words = .allocate(capacity: total)
-        for index in 0..<total { (words + index).initialize(to: Atomic(0)) }
+        memory = ZeroedMemory(byteCount: total * 8)
+        words = memory.base.assumingMemoryBound(to: Atomic<UInt64>.self)
     }
 
-    public func deallocate() { words.deallocate() }
+    public func deallocate() { memory.deallocate() }
 
     /// Bytes of memory the map takes.
     public var byteCount: Int { wordCount * 8 }

@@ -7,6 +7,9 @@ extension Engine {
     /// False if this worker has too many flushes under way already.
     public mutating func beginFlush(core: UInt16) -> Bool {
         guard shared.hasCore(core) else { return false }
+        // A dirty map that is not complete would end the sweep early. Whoever cares for this
+        // worker's time has seen to it before.
+        shared.finishAdoption()
         for index in 0..<Cleaner.flushJobMax where !cleaner.jobs[index].isActive {
             cleaner.jobs[index] = FlushJob()
             cleaner.jobs[index].isActive = true

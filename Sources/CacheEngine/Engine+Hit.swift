@@ -78,7 +78,7 @@ extension Engine {
     @inline(__always) private func hitAccess(_ set: UInt32) -> SetAccess {
         SetAccess(
             SetPageView(base: pages + Int(set) * SetPageLayout.byteCount),
-            SetSidecar(sidecars + Int(set) * SetSidecar.byteCount), shared, counters)
+            SetSidecar(sidecars + Int(set) * SetSidecar.byteCount, of: shared), shared, counters)
     }
 
     /// The granules of a line that its sectors from `first` to `first + span` touch.

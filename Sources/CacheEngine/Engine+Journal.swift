@@ -134,7 +134,7 @@ extension Engine {
             access.sidecar.lock()
             // Only now: a process that dies before writes the same slot again.
             access.page.setSequence(journal.pageCopy(index).sequence)
-            access.page.firstBlock = access.sidecar.isListed ? access.sidecar.listedBlock : 0
+            access.page.firstBlock = access.sidecar.isListed ? access.sidecar.listed.listedBlock : 0
             access.sidecar.unlock()
             journal.locked { journal.release(page: index) }
         }

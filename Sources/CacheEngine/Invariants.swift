@@ -31,9 +31,17 @@ extension SharedCache {
     public func checkInvariants(quiescent: Bool) {
         var occupied = [UInt64](repeating: 0, count: Self.coreCountMax)
         var dirty = [UInt64](repeating: 0, count: Self.coreCountMax)
+        // What nobody has adopted yet is counted nowhere.
+        var isComplete = true
         for set in 0..<UInt32(geometry.setCount) {
-            checkSet(set, quiescent: quiescent, &occupied, &dirty)
+            if sidecar(set).isNotAdopted {
+                isComplete = false
+            } else {
+                checkSet(set, quiescent: quiescent, &occupied, &dirty)
+            }
         }
+        precondition(isComplete || !isAdopted, "a set that is said to be adopted is not")
+        guard isComplete else { return }
         for id in 0..<UInt16(Self.coreCountMax) where cores[Int(id)].isPresent {
             precondition(
                 sum(.occupiedLines, core: id) == occupied[Int(id)], "occupancy is miscounted")

@@ -57,7 +57,7 @@ extension Journal {
 // MARK: - Blocks
 
 extension Journal {
-    private func bit(_ block: UInt64) -> UInt64 { 1 << UInt64(Self.buffer(of: block)) }
+    private func bit(of block: UInt64) -> UInt64 { 1 << UInt64(Self.buffer(of: block)) }
 
     /// A sealed block that nobody writes yet.
     private func blockToWrite() -> UInt64? {
@@ -70,15 +70,16 @@ extension Journal {
         var block = state.pointee.firstUnwritten
         while block < state.pointee.openBlock {
             let isHeld =
-                state.pointee.phase == .flushingData && block == state.pointee.sealedThrough
-            if busy & bit(block) == 0, !isHeld { return block }
+                block == state.pointee.sealedThrough
+                && (state.pointee.phase == .flushingData || state.pointee.isToBeRetried)
+            if busy & bit(of: block) == 0, !isHeld { return block }
             block += 1
         }
         return nil
     }
 
     private func begin(block: UInt64) -> JournalAction {
-        state.pointee.writingBuffers |= bit(block)
+        state.pointee.writingBuffers |= bit(of: block)
         state.pointee.inFlight += 1
         let tellsOwn =
             state.pointee.isDataFirst && state.pointee.phase == .writing
@@ -118,9 +119,9 @@ extension Journal {
             state.pointee.writtenCommit, state.pointee.toldCommit[buffer])
         state.pointee.writtenTail = max(state.pointee.writtenTail, state.pointee.toldTail[buffer])
         while state.pointee.firstUnwritten < state.pointee.openBlock,
-            state.pointee.writtenBuffers & bit(state.pointee.firstUnwritten) != 0
+            state.pointee.writtenBuffers & bit(of: state.pointee.firstUnwritten) != 0
         {
-            state.pointee.writtenBuffers &= ~bit(state.pointee.firstUnwritten)
+            state.pointee.writtenBuffers &= ~bit(of: state.pointee.firstUnwritten)
             state.pointee.firstUnwritten += 1
         }
         if isConfirmation { confirmed(buffer) }
@@ -149,9 +150,9 @@ extension Journal {
         if needsBlock { sealOpenBlock() }
         state.pointee.sealedCommit = state.pointee.openCommit
         state.pointee.sealedThrough = state.pointee.openBlock - 1
-        openNextCommit()
         state.pointee.isDataFirst = state.pointee.needsDataFirst
         state.pointee.needsDataFirst = false
+        openNextCommit()
         state.pointee.isOverwritten = false
         state.pointee.sealedRecords = state.pointee.uncommittedRecords
         state.pointee.uncommittedRecords = 0
@@ -215,7 +216,10 @@ extension Journal {
         state.pointee.durableTail = max(
             state.pointee.durableTail, state.pointee.flushedTail)
         state.pointee.confirmed = max(state.pointee.confirmed, state.pointee.flushedCommit)
-        if hadRecords, state.pointee.isOverwritten, !state.pointee.isDataFirst {
+        // Recovery must not compare the data, and no block says so yet.
+        if hadRecords, state.pointee.isOverwritten || state.pointee.isDataFirst,
+            state.pointee.confirmed < state.pointee.sealedCommit
+        {
             state.pointee.phase = .confirming
             return
         }
@@ -237,9 +241,9 @@ extension Journal {
     /// Whoever waits for it, or for the one behind it, gets an error.
     private func commitFailed() {
         state.pointee.failed = state.pointee.openCommit
-        openNextCommit()
         state.pointee.phase = .idle
         state.pointee.isToBeRetried = true
+        openNextCommit()
         state.pointee.hasNews = true
         for index in 0..<Self.pageBuffers where state.pointee.pages[index].phase == .flushing {
             state.pointee.pages[index].phase = .written
@@ -256,7 +260,7 @@ extension Journal {
         // One that failed before, perhaps.
         let last = state.pointee.openBlock - 1
         if last > state.pointee.sealedThrough, last >= state.pointee.firstUnwritten,
-            (state.pointee.writingBuffers | state.pointee.writtenBuffers) & bit(last) == 0
+            (state.pointee.writingBuffers | state.pointee.writtenBuffers) & bit(of: last) == 0
         {
             state.pointee.confirmingBlock = last
             return
@@ -306,7 +310,7 @@ extension Journal {
         let used = state.pointee.openBlock - state.pointee.tail
         guard used > blockCount / 8 * 5 else { return nil }
         let set = state.pointee.listFirst
-        if set != JournalState.noSet, !sidecar(set).pageIsBeingWritten,
+        if set != JournalState.noSet, !listed(set).pageIsBeingWritten,
             let place = pages(in: .free)
         {
             takeFirstListed(set, place)
@@ -316,30 +320,36 @@ extension Journal {
     }
 
     private func takeFirstListed(_ set: UInt32, _ place: Int) {
-        let sidecar = sidecar(set)
-        state.pointee.listFirst = sidecar.nextListed
+        let listed = listed(set)
+        state.pointee.listFirst = listed.nextListed
         if state.pointee.listFirst == JournalState.noSet {
             state.pointee.listLast = JournalState.noSet
         }
-        sidecar.pageIsBeingWritten = true
+        listed.pageIsBeingWritten = true
         // Until it is copied it waits for a commit that never comes.
         state.pointee.pages[place] = PageWrite(
-            phase: .waiting, set: set, firstBlock: sidecar.listedBlock, commit: .max)
+            phase: .waiting, isOlder: listed.isOlder, set: set,
+            firstBlock: listed.listedBlock, commit: .max)
+        listed.isOlder = false
         state.pointee.pagesInUse += 1
     }
 
     /// The set has its first record since its page was copied. Both locks are held.
     func list(_ set: UInt32) {
-        let sidecar = sidecar(set)
-        sidecar.listedBlock = state.pointee.openBlock
-        sidecar.nextListed = JournalState.noSet
+        listAtLast(set, firstBlock: state.pointee.openBlock)
+        if state.pointee.openBlock - state.pointee.tail > blockCount / 8 * 5 { callAttention() }
+    }
+
+    func listAtLast(_ set: UInt32, firstBlock: UInt64) {
+        let listed = listed(set)
+        listed.listedBlock = firstBlock
+        listed.nextListed = JournalState.noSet
         if state.pointee.listLast == JournalState.noSet {
             state.pointee.listFirst = set
         } else {
-            self.sidecar(state.pointee.listLast).nextListed = set
+            self.listed(state.pointee.listLast).nextListed = set
         }
         state.pointee.listLast = set
-        if state.pointee.openBlock - state.pointee.tail > blockCount / 8 * 5 { callAttention() }
     }
 
     func pageWritten(_ index: Int, isWell: Bool) {
@@ -355,15 +365,17 @@ extension Journal {
     }
 
     func release(page index: Int) {
-        sidecar(state.pointee.pages[index].set).pageIsBeingWritten = false
+        if state.pointee.pages[index].isOlder { state.pointee.olderSets -= 1 }
+        listed(state.pointee.pages[index].set).pageIsBeingWritten = false
         state.pointee.pages[index] = PageWrite()
         state.pointee.pagesInUse -= 1
     }
 
     func advanceTail() {
+        if state.pointee.mayHaveOlderSets || state.pointee.olderSets > 0 { return }
         var tail = state.pointee.openBlock
         if state.pointee.listFirst != JournalState.noSet {
-            tail = min(tail, sidecar(state.pointee.listFirst).listedBlock)
+            tail = min(tail, listed(state.pointee.listFirst).listedBlock)
         }
         for index in 0..<Self.pageBuffers where state.pointee.pages[index].phase != .free {
             tail = min(tail, state.pointee.pages[index].firstBlock)
@@ -372,7 +384,7 @@ extension Journal {
         state.pointee.tail = tail
     }
 
-    private func sidecar(_ set: UInt32) -> SetSidecar {
-        SetSidecar(sidecars + Int(set) * SetSidecar.byteCount)
+    func listed(_ set: UInt32) -> ListedSet {
+        ListedSet(sidecars + Int(set) * SetSidecar.byteCount)
     }
 }

@@ -37,18 +37,22 @@ public struct Journal: @unchecked Sendable {
         base.assumingMemoryBound(to: JournalState.self)
     }
 
-    /// A new journal in memory of `byteCount` bytes, aligned to 4096. `session` tells its blocks
-    /// from those of others; the device's are void.
     init(
-        startingIn base: UnsafeMutableRawPointer, blockCount: UInt64, session: UInt64,
+        _ start: JournalStart, blockCount: UInt64, pages: UnsafeMutableRawPointer,
         sidecars: UnsafeMutableRawPointer
     ) {
         precondition(MemoryLayout<JournalState>.size <= Geometry.blockBytes)
-        self.base = base
         self.blockCount = blockCount
         self.sidecars = sidecars
-        state.initialize(to: JournalState(session: session))
-        block(1).begin(session: session, sequence: 1)
+        switch start {
+        case .anew(let memory, let session):
+            base = memory
+            state.initialize(to: JournalState(session: session))
+            block(1).begin(session: session, sequence: 1)
+        case .goingOn(let memory):
+            base = memory
+            goOn(pages)
+        }
     }
 
     func block(_ sequence: UInt64) -> JournalBlockView {
@@ -66,6 +70,14 @@ public struct Journal: @unchecked Sendable {
         precondition(index < Self.blockBuffers + Self.pageBuffers)
         return base + (1 + Int(index)) * Geometry.blockBytes
     }
+}
+
+/// How the journal of a cache begins, in memory of `Journal.byteCount` bytes, aligned to 4096.
+public enum JournalStart {
+    /// Empty. `session` tells its blocks from all others, which are void.
+    case anew(UnsafeMutableRawPointer, session: UInt64)
+    /// As a process that died has left it.
+    case goingOn(UnsafeMutableRawPointer)
 }
 
 /// What the journal knows. Plain numbers, all guarded by `lock` but the two atomics.
@@ -155,6 +167,10 @@ struct JournalState: ~Copyable {
     // Sets with records that no page being written includes, in the order of the first of them.
     var listFirst = JournalState.noSet
     var listLast = JournalState.noSet
+    /// Sets whose first record is older than this process: while there are any, or any set is not
+    /// adopted, the list has no order and the tail stays.
+    var olderSets = 0
+    var mayHaveOlderSets = false
     /// Pages being written: which have a copy, are on their way, written, durable.
     var pages = InlineArray<64, PageWrite>(repeating: PageWrite())
     var pagesInUse = 0
@@ -186,6 +202,8 @@ struct PageWrite {
     enum Phase: UInt8 { case free, waiting, writing, written, flushing, failed }
 
     var phase = Phase.free
+    /// Its first record is older than this process.
+    var isOlder = false
     var set: UInt32 = 0
     /// The block of the first record that it includes and the device's page does not.
     var firstBlock: UInt64 = 0
@@ -248,8 +266,15 @@ extension Journal {
     }
 
     func updateWindow() {
+        // If all that is not confirmed belongs to the open commit, and that flushes its data first
+        // anyway, overwriting it changes nothing.
+        let isFree =
+            state.pointee.needsDataFirst && state.pointee.phase == .idle
+            && !state.pointee.isToBeRetried
+            && state.pointee.committed == state.pointee.confirmed
         let window = CommitWindow(
-            open: state.pointee.openCommit, confirmed: state.pointee.confirmed,
+            open: state.pointee.openCommit,
+            confirmed: isFree ? state.pointee.openCommit : state.pointee.confirmed,
             committed: state.pointee.committed)
         state.pointee.window.store(window.rawValue, ordering: .releasing)
     }
@@ -346,7 +371,7 @@ extension Journal {
         state.pointee.openRecords += 1
         state.pointee.uncommittedRecords += 1
         state.pointee.recordsMade += 1
-        if record.granules != 0, record.checksum == nil { state.pointee.needsDataFirst = true }
+        if record.granules != 0, record.checksum == nil { needDataFirst() }
         return UInt16(truncatingIfNeeded: state.pointee.openCommit)
     }
 
@@ -404,6 +429,12 @@ extension Journal {
         return state.pointee.failed >= commit ? .failed : .pending
     }
 
+    private func needDataFirst() {
+        guard !state.pointee.needsDataFirst else { return }
+        state.pointee.needsDataFirst = true
+        updateWindow()
+    }
+
     /// Data with a record of an unconfirmed commit is about to be overwritten in place.
     func mayOverwrite(worker: Int) -> OverwriteVerdict {
         locked {
@@ -414,7 +445,7 @@ extension Journal {
                 wait(worker)
                 return .mustWait
             }
-            state.pointee.needsDataFirst = true
+            needDataFirst()
             if state.pointee.phase != .idle || state.pointee.isToBeRetried {
                 state.pointee.isOverwritten = true
             }

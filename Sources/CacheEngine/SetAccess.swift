@@ -196,14 +196,6 @@ extension SetAccess {
         if (old.dirty == 0) != (state.dirty == 0) { dirtyChanged(way, identity, state.dirty != 0) }
     }
 
-    /// Counts the state that a loaded way already has.
-    func adoptState(_ way: Int) {
-        let state = page.state(way)
-        let identity = page.identity(way)
-        counters.add(.occupiedLines, identity.core)
-        if state.dirty != 0 { dirtyChanged(way, identity, true) }
-    }
-
     private func dirtyChanged(_ way: Int, _ identity: Identity, _ isDirty: Bool) {
         if isDirty {
             page.replacement[way] |= Replacement.dirty

@@ -6,9 +6,13 @@ import Synchronization
 /// One fixed-size record a set, in one array. All of it is guarded by the set's lock, which is its
 /// first word and is held for the length of one engine step, never over an I/O.
 ///
+/// A process begins with all of it zero, whatever the set's page says: the set is *not adopted*.
+/// Who locks it first counts what the page has (`SharedCache.adopt`), so that a start costs nothing
+/// for sets that nobody asks for, and a lock nothing more once it is adopted.
+///
 /// | offset | bytes | field |
 /// | --- | --- | --- |
-/// | 0 | 4 | lock: 0 free, 1 held |
+/// | 0 | 4 | lock: 0 not adopted, 1 held, 2 free |
 /// | 4 | 1 | occupied ways |
 /// | 5 | 1 | of them with dirty granules |
 /// | 6 | 1 | of the occupied in the small part |
@@ -16,6 +20,7 @@ import Synchronization
 /// | 8 | 8 | workers with a part parked on this set, a bit each |
 /// | 16 | 2 | next place in the ghost |
 /// | 18 | 1 | its page is being written (guarded by the journal's lock) |
+/// | 19 | 1 | listed since before this process (guarded by the journal's lock) |
 /// | 20 | 4 | next set in the journal's list (guarded by the journal's lock) |
 /// | 24 | 8 | commit of its newest journal record |
 /// | 32 | 32 | writes to absent lines on their way to a core, counted by line hash |
@@ -27,9 +32,18 @@ public struct SetSidecar {
     static let ghostCapacity = 200
     static let directSlotCount = 32
 
-    @usableFromInline let base: UnsafeMutableRawPointer
+    let base: UnsafeMutableRawPointer
+    /// For the adoption of the set; nothing else here looks at it.
+    let shared: SharedCache
 
-    @inlinable init(_ base: UnsafeMutableRawPointer) { self.base = base }
+    @inline(__always) init(_ base: UnsafeMutableRawPointer, of shared: SharedCache) {
+        self.base = base
+        self.shared = shared
+    }
+
+    private static let notAdopted: UInt32 = 0
+    private static let held: UInt32 = 1
+    private static let free: UInt32 = 2
 
     private static let lockOffset = 0
     private static let occupiedOffset = 4
@@ -38,10 +52,7 @@ public struct SetSidecar {
     private static let flagsOffset = 7
     private static let waitersOffset = 8
     private static let ghostNextOffset = 16
-    private static let pageIsBeingWrittenOffset = 18
-    private static let nextListedOffset = 20
     private static let lastCommitOffset = 24
-    private static let listedBlockOffset = 688
     private static let directOffset = 32
     private static let usesOffset = 64
     private static let ghostOffset = 288
@@ -53,28 +64,34 @@ extension SetSidecar {
     }
 
     @inline(__always) func lock() {
-        if lockWord.pointee.exchange(1, ordering: .acquiring) == 0 { return }
-        lockSlowly()
+        let before = lockWord.pointee.exchange(Self.held, ordering: .acquiring)
+        if before != Self.free { lockSlowly(before) }
     }
 
     /// Spins for about a microsecond, then gives the processor away: the holder may not be running.
-    @inline(never) private func lockSlowly() {
-        while true {
-            for _ in 0..<64 {
-                if lockWord.pointee.load(ordering: .relaxed) == 0,
-                    lockWord.pointee.exchange(1, ordering: .acquiring) == 0
-                {
-                    return
+    @inline(never) private func lockSlowly(_ first: UInt32) {
+        var before = first
+        while before == Self.held {
+            for _ in 0..<64 where before == Self.held {
+                if lockWord.pointee.load(ordering: .relaxed) == Self.held {
+                    ucas_pause()
+                } else {
+                    before = lockWord.pointee.exchange(Self.held, ordering: .acquiring)
                 }
-                ucas_pause()
             }
-            ucas_yield()
+            if before == Self.held { ucas_yield() }
         }
+        if before == Self.notAdopted { shared.adopt(self) }
     }
 
     @inline(__always) func unlock() {
-        lockWord.pointee.store(0, ordering: .releasing)
+        lockWord.pointee.store(Self.free, ordering: .releasing)
     }
+
+    /// Whether nobody has locked the set since the process began.
+    var isNotAdopted: Bool { lockWord.pointee.load(ordering: .relaxed) == Self.notAdopted }
+    /// Whether nobody is adopting it, either.
+    var isFree: Bool { lockWord.pointee.load(ordering: .acquiring) == Self.free }
 
     @inline(__always) private func byte(_ offset: Int) -> UnsafeMutablePointer<UInt8> {
         (base + offset).assumingMemoryBound(to: UInt8.self)
@@ -127,28 +144,13 @@ extension SetSidecar {
         get { flag(16) }
         nonmutating set { setFlag(16, newValue) }
     }
-    var pageIsBeingWritten: Bool {
-        get { byte(Self.pageIsBeingWrittenOffset).pointee != 0 }
-        nonmutating set { byte(Self.pageIsBeingWrittenOffset).pointee = newValue ? 1 : 0 }
-    }
-    var nextListed: UInt32 {
-        get { base.load(fromByteOffset: Self.nextListedOffset, as: UInt32.self) }
-        nonmutating set {
-            base.storeBytes(of: newValue, toByteOffset: Self.nextListedOffset, as: UInt32.self)
-        }
-    }
     var lastCommit: UInt64 {
         get { base.load(fromByteOffset: Self.lastCommitOffset, as: UInt64.self) }
         nonmutating set {
             base.storeBytes(of: newValue, toByteOffset: Self.lastCommitOffset, as: UInt64.self)
         }
     }
-    var listedBlock: UInt64 {
-        get { base.load(fromByteOffset: Self.listedBlockOffset, as: UInt64.self) }
-        nonmutating set {
-            base.storeBytes(of: newValue, toByteOffset: Self.listedBlockOffset, as: UInt64.self)
-        }
-    }
+    @inline(__always) var listed: ListedSet { ListedSet(base) }
 
     @inline(__always) var uses: UnsafeMutablePointer<WayUse> {
         (base + Self.usesOffset).assumingMemoryBound(to: WayUse.self)
@@ -240,5 +242,47 @@ public struct WayUse: Equatable {
     mutating func endExclusive() {
         precondition(isExclusive)
         rawValue &= 0x8f
+    }
+}
+
+/// What the journal keeps of a set in its sidecar, to list the sets with records that no durable
+/// page includes. Guarded by the journal's lock.
+struct ListedSet {
+    private let base: UnsafeMutableRawPointer
+
+    init(_ base: UnsafeMutableRawPointer) { self.base = base }
+
+    private static let pageIsBeingWrittenOffset = 18
+    private static let isOlderOffset = 19
+    private static let nextListedOffset = 20
+    private static let listedBlockOffset = 688
+
+    private func byte(_ offset: Int) -> UnsafeMutablePointer<UInt8> {
+        (base + offset).assumingMemoryBound(to: UInt8.self)
+    }
+
+    /// A copy of its page is on its way; another one has to wait.
+    var pageIsBeingWritten: Bool {
+        get { byte(Self.pageIsBeingWrittenOffset).pointee != 0 }
+        nonmutating set { byte(Self.pageIsBeingWrittenOffset).pointee = newValue ? 1 : 0 }
+    }
+    /// That record is older than this process.
+    var isOlder: Bool {
+        get { byte(Self.isOlderOffset).pointee != 0 }
+        nonmutating set { byte(Self.isOlderOffset).pointee = newValue ? 1 : 0 }
+    }
+    /// The next set in the list.
+    var nextListed: UInt32 {
+        get { base.load(fromByteOffset: Self.nextListedOffset, as: UInt32.self) }
+        nonmutating set {
+            base.storeBytes(of: newValue, toByteOffset: Self.nextListedOffset, as: UInt32.self)
+        }
+    }
+    /// The journal block of the first record that no copy of the page includes.
+    var listedBlock: UInt64 {
+        get { base.load(fromByteOffset: Self.listedBlockOffset, as: UInt64.self) }
+        nonmutating set {
+            base.storeBytes(of: newValue, toByteOffset: Self.listedBlockOffset, as: UInt64.self)
+        }
     }
 }

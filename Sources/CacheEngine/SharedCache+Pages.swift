@@ -1,28 +1,72 @@
+import CBytes
 public import CacheFormat
+import Synchronization
 
-/// Set pages between memory and the cache device; for the control thread while no worker runs.
+/// Set pages that this process has not made: those of a device, or of a process before it.
 extension SharedCache {
-    /// Takes over the lines of the pages in memory after a load: counts them and rebuilds all that
-    /// is derived from them. All cores must have been added.
+    /// Adopts all pages after a load, before any worker runs. All cores must have been added.
     ///
     /// Returns the first set whose page contradicts itself or names a core or a line that is not
     /// there; then the cache must not be used.
     public func adoptPages() -> UInt32? {
-        for set in 0..<UInt32(geometry.setCount) where !adoptPage(set) { return set }
+        for set in 0..<UInt32(geometry.setCount) where sidecar(set).isNotAdopted {
+            noteRecorded(page(set))
+            guard adoptPage(set, sidecar(set)) else { return set }
+            sidecar(set).unlock()
+        }
+        control.pointee.isAdopted.store(true, ordering: .releasing)
         return nil
     }
 
-    private func adoptPage(_ set: UInt32) -> Bool {
-        let access = SetAccess(self, set, counters: workerCount)
-        let page = access.page
-        let sidecar = access.sidecar
+    /// What the device says is dirty the journal, or a page, has said.
+    private func noteRecorded(_ page: SetPageView) {
+        for way in 0..<SetPageLayout.ways {
+            var state = page.state(way)
+            guard state.dirty != state.recorded else { continue }
+            state.recorded = state.dirty
+            page.setState(way, state)
+        }
+    }
+
+    /// Adopts what nobody has asked for yet, one set at a time, beside the workers: on return
+    /// counters and dirty maps are complete. Any thread may call it, and costs nothing later.
+    public func finishAdoption() {
+        if isAdopted { return }
+        adopt(sets: 0..<UInt32(geometry.setCount))
+        control.pointee.isAdopted.store(true, ordering: .releasing)
+        journal.allAdopted()
+    }
+
+    /// A piece of that, for somebody who has time.
+    public func adopt(sets: Range<UInt32>) {
+        for set in sets where !sidecar(set).isFree {
+            sidecar(set).lock()
+            sidecar(set).unlock()
+        }
+    }
+
+    public var isAdopted: Bool { control.pointee.isAdopted.load(ordering: .acquiring) }
+
+    /// The set is locked for the first time in this process.
+    ///
+    /// The page was loaded and checked, or it was left by a process that died between two stores:
+    /// then it is whole, and only what is derived from it, or meant that process alone, may be
+    /// missing or left over. Anything else is no page of this cache, and nothing may be served.
+    func adopt(_ sidecar: SetSidecar) {
+        let set = UInt32((sidecar.base - sidecars) / SetSidecar.byteCount)
+        guard adoptPage(set, sidecar) else {
+            preconditionFailure("the page of set \(set) in memory contradicts itself")
+        }
+    }
+
+    /// Counts a page's lines and makes all that is derived from them.
+    private func adoptPage(_ set: UInt32, _ sidecar: SetSidecar) -> Bool {
+        let page = page(set)
         guard page.smallHand < SetPageLayout.ways, page.mainHand < SetPageLayout.ways else {
             return false
         }
-        var identities = Set<UInt64>()
         for way in 0..<SetPageLayout.ways {
             let state = page.state(way)
-            let byte = page.replacement[way]
             guard state.valid != 0 else {
                 // Free, or somebody was about to fill it: nothing valid was ever in it.
                 guard state.isEmpty else { return false }
@@ -31,19 +75,58 @@ extension SharedCache {
                 continue
             }
             let identity = page.identity(way)
-            guard identities.insert(identity.rawValue).inserted,
-                isPlausible(identity, state, set)
+            let fingerprint = SetPageView.fingerprint(core: identity.core, line: identity.line)
+            guard isPlausible(identity, state, set),
+                !isThere(identity, fingerprint, page, before: way)
             else { return false }
-            page.fingerprints[way] = SetPageView.fingerprint(
-                core: identity.core, line: identity.line)
-            page.replacement[way] =
-                byte & (Replacement.frequencyMask | Replacement.main) | Replacement.occupied
-            page.setState(way, LineState(valid: state.valid, dirty: state.dirty, recorded: true))
-            sidecar.occupied += 1
-            if byte & Replacement.main == 0 { sidecar.small += 1 }
-            access.adoptState(way)
+            page.fingerprints[way] = fingerprint
+            adoptLine(page, way, identity, state, sidecar)
+        }
+        sidecar.isChanged = true
+        if page.firstBlock != 0 {
+            sidecar.isListed = true
+            journal.locked { journal.listAgain(set, firstBlock: page.firstBlock) }
+            // Its page waits for the next commit: nobody knows whether its last one is done.
+            sidecar.lastCommit = journal.state.pointee.openCommit
         }
         return true
+    }
+
+    /// Whether one of the ways before `way`, which are adopted, holds the line, too.
+    private func isThere(
+        _ identity: Identity, _ fingerprint: UInt8, _ page: SetPageView, before way: Int
+    ) -> Bool {
+        let bytes = UnsafePointer(page.fingerprints)
+        for first in stride(from: 0, to: way, by: 32) {
+            var matches = ucas_match_mask32(bytes + first, fingerprint)
+            while matches != 0 {
+                let other = first + matches.trailingZeroBitCount
+                if other < way, page.identity(other) == identity { return true }
+                matches &= matches &- 1
+            }
+        }
+        return false
+    }
+
+    private func adoptLine(
+        _ page: SetPageView, _ way: Int, _ identity: Identity, _ state: LineState,
+        _ sidecar: SetSidecar
+    ) {
+        let core = identity.core
+        var byte =
+            page.replacement[way] & (Replacement.frequencyMask | Replacement.main)
+            | Replacement.occupied
+        sidecar.occupied += 1
+        if byte & Replacement.main == 0 { sidecar.small += 1 }
+        keptCounters.addShared(.occupiedLines, core)
+        if state.dirty != 0 {
+            byte |= Replacement.dirty
+            sidecar.dirty += 1
+            keptCounters.addShared(.dirtyLines, core)
+            let extent = identity.line / UInt64(geometry.linesPerExtent)
+            dirtyMapOfPresent(core).insert(extent)
+        }
+        page.replacement[way] = byte
     }
 
     private func isPlausible(_ identity: Identity, _ state: LineState, _ set: UInt32) -> Bool {
@@ -51,19 +134,15 @@ extension SharedCache {
         let granules = geometry.granulesPerLine
         let granuleMask = UInt16(truncatingIfNeeded: (UInt32(1) << granules) - 1)
         let firstSector = identity.line * (UInt64(geometry.lineBytes) / 512)
-        return core.isPresent && firstSector < core.sectorCount && state.commitStamp == 0
-            && (state.recorded == 0 || state.recorded == state.dirty)
-            && state.dirty & ~state.valid == 0 && state.valid & ~granuleMask == 0
+        return core.isPresent && firstSector < core.sectorCount
+            && state.recorded & ~state.dirty == 0 && state.dirty & ~state.valid == 0 && state.valid & ~granuleMask == 0
             && geometry.set(ofCoreLine: identity.line, coreOffset: core.coreOffset) == UInt64(set)
     }
 
+    // For the control thread while no worker runs, and after `finishAdoption`.
+
     /// Whether the page in memory has changes that the device's newest copy lacks.
     public func isChanged(_ set: UInt32) -> Bool { sidecar(set).isChanged }
-
-    /// After a recovery: what is clean was dropped, so every page differs from the device's.
-    public func markAllChanged() {
-        for set in 0..<UInt32(geometry.setCount) { sidecar(set).isChanged = true }
-    }
 
     /// Notes that the device now holds what is in memory.
     public func noteStored(_ set: UInt32) { sidecar(set).isChanged = false }

@@ -1,3 +1,4 @@
+import CBytes
 public import CacheFormat
 import Synchronization
 
@@ -18,13 +19,16 @@ public struct SharedCache: @unchecked Sendable {
         let workerCount: Int
         let pages: UnsafeMutableRawPointer
         let sidecars: UnsafeMutableRawPointer
+        let sidecarMemory: ZeroedMemory
         let cores: UnsafeMutablePointer<CoreRow>
         let control: UnsafeMutablePointer<ControlWords>
         let counterWords: UnsafeMutablePointer<UInt64>
+        /// Nil if the counters are the caller's memory.
+        let counterMemory: ZeroedMemory?
         let flushMarks: UnsafeMutablePointer<FlushMarks>
         let journal: Journal
         /// The journal's memory if it is not the caller's.
-        let ownJournal: UnsafeMutableRawPointer?
+        let ownJournal: ZeroedMemory?
     }
 
     private let parts: UnsafeMutablePointer<Parts>
@@ -39,57 +43,60 @@ public struct SharedCache: @unchecked Sendable {
     private var counterWords: UnsafeMutablePointer<UInt64> { parts.pointee.counterWords }
     private var flushMarks: UnsafeMutablePointer<FlushMarks> { parts.pointee.flushMarks }
 
-    /// Takes the set pages as they are in `pages` (`geometry.setCount` × 4096 bytes, page aligned).
+    /// Takes the set pages as they are in `pages` (`geometry.setCount` × 4096 bytes, page aligned),
+    /// and looks at none of them: each is adopted when it is first locked. Cores must be added
+    /// before that.
     ///
-    /// The caller has checked every page. Cores must be added before their lines are `adopted`.
-    /// The journal begins anew, in `journalMemory` (`Journal.byteCount` bytes, page aligned) or,
-    /// without any, in memory of its own. `session` tells its blocks from all others'.
+    /// - Parameters:
+    ///   - counters: `counterBytes(workerCount:)` bytes, zero or what an earlier process counted;
+    ///     nil for memory of its own.
+    ///   - journal: how the journal begins; nil for one in memory of its own.
     public init(
         geometry: Geometry, pages: UnsafeMutableRawPointer, workerCount: Int,
-        journalMemory: UnsafeMutableRawPointer? = nil, session: UInt64 = 1
+        counters: UnsafeMutableRawPointer? = nil, journal start: JournalStart? = nil
     ) {
         precondition(workerCount > 0 && workerCount <= Self.workerCountMax)
-        let sidecarBytes = Int(geometry.setCount) * SetSidecar.byteCount
-        let sidecars = UnsafeMutableRawPointer.allocate(byteCount: sidecarBytes, alignment: 64)
-        sidecars.initializeMemory(as: UInt8.self, repeating: 0, count: sidecarBytes)
+        let sidecars = ZeroedMemory(byteCount: Int(geometry.setCount) * SetSidecar.byteCount)
         let cores = UnsafeMutablePointer<CoreRow>.allocate(capacity: Self.coreCountMax)
         for id in 0..<Self.coreCountMax { (cores + id).initialize(to: CoreRow()) }
         let flushMarks = UnsafeMutablePointer<FlushMarks>.allocate(capacity: Self.coreCountMax)
         for id in 0..<Self.coreCountMax { (flushMarks + id).initialize(to: FlushMarks()) }
         let control = UnsafeMutablePointer<ControlWords>.allocate(capacity: 1)
         control.initialize(to: ControlWords())
-        // One block more than workers: the control thread counts what it evicts, too.
-        let wordCount = (workerCount + 1) * Self.coreCountMax * WorkerCounters.rowWords
-        let counterWords = UnsafeMutablePointer<UInt64>.allocate(capacity: wordCount)
-        counterWords.initialize(repeating: 0, count: wordCount)
-        let ownJournal: UnsafeMutableRawPointer? =
-            journalMemory == nil
-            ? .allocate(byteCount: Journal.byteCount, alignment: Geometry.blockBytes) : nil
-        guard let memory = journalMemory ?? ownJournal else {
+        let byteCount = Self.counterBytes(workerCount: workerCount)
+        let counterMemory = counters == nil ? ZeroedMemory(byteCount: byteCount) : nil
+        guard let counterBase = counters ?? counterMemory?.base else {
+            preconditionFailure("counters without memory")
+        }
+        let ownJournal =
+            start == nil
+            ? ZeroedMemory(
+                byteCount: Journal.byteCount, alignment: Geometry.blockBytes) : nil
+        guard let start = start ?? ownJournal.map({ .anew($0.base, session: 1) }) else {
             preconditionFailure("a cache without a journal")
         }
         let journal = Journal(
-            startingIn: memory, blockCount: geometry.journalBlockCount, session: session,
-            sidecars: sidecars)
+            start, blockCount: geometry.journalBlockCount, pages: pages, sidecars: sidecars.base)
         parts = .allocate(capacity: 1)
         parts.initialize(
             to: Parts(
-                geometry: geometry, workerCount: workerCount, pages: pages, sidecars: sidecars,
-                cores: cores, control: control, counterWords: counterWords,
-                flushMarks: flushMarks, journal: journal, ownJournal: ownJournal))
+                geometry: geometry, workerCount: workerCount, pages: pages,
+                sidecars: sidecars.base, sidecarMemory: sidecars, cores: cores, control: control,
+                counterWords: counterBase.bindMemory(to: UInt64.self, capacity: byteCount / 8),
+                counterMemory: counterMemory, flushMarks: flushMarks, journal: journal,
+                ownJournal: ownJournal))
     }
 
-
-    /// Frees everything but the pages. No worker may be running.
+    /// Frees everything but what the caller gave. No worker may be running.
     public func deallocate() {
         for id in 0..<Self.coreCountMax { cores[id].dirtyMap?.deallocate() }
-        sidecars.deallocate()
+        parts.pointee.sidecarMemory.deallocate()
         cores.deinitialize(count: Self.coreCountMax).deallocate()
         control.deinitialize(count: 1).deallocate()
         flushMarks.deinitialize(count: Self.coreCountMax).deallocate()
-        counterWords.deallocate()
+        parts.pointee.counterMemory?.deallocate()
         parts.pointee.ownJournal?.deallocate()
-        parts.deinitialize(count: 1).deallocate()
+        parts.deallocate()
     }
 
     @inline(__always) func flushed(_ core: UInt16) -> UnsafeMutablePointer<FlushMarks> {
@@ -101,25 +108,76 @@ public struct SharedCache: @unchecked Sendable {
     }
 
     @inline(__always) func sidecar(_ set: UInt32) -> SetSidecar {
-        SetSidecar(sidecars + Int(set) * SetSidecar.byteCount)
+        SetSidecar(sidecars + Int(set) * SetSidecar.byteCount, of: self)
+    }
+
+    // Blocks of counters: one that many write with atomics and that keeps what an earlier process
+    // counted, one of the control thread, one for each worker.
+    private static let keptBlock = 0
+    private static let controlBlock = 1
+    private static let firstWorkerBlock = 2
+    static let counterBlockBytes = coreCountMax * WorkerCounters.rowWords * 8
+
+    /// Blocks of counters that so many workers need.
+    public static func counterBlockCount(workerCount: Int) -> Int {
+        firstWorkerBlock + workerCount
+    }
+    public static func counterBytes(workerCount: Int) -> Int {
+        counterBlockCount(workerCount: workerCount) * counterBlockBytes
+    }
+
+    private func counterBlock(_ block: Int) -> WorkerCounters {
+        WorkerCounters(words: counterWords + block * Self.counterBlockBytes / 8)
     }
 
     /// The counters worker `index` writes; `workerCount` is the control thread's.
     public func counters(_ index: Int) -> WorkerCounters {
         precondition(index <= workerCount)
-        return WorkerCounters(
-            words: counterWords + index * Self.coreCountMax * WorkerCounters.rowWords)
+        return counterBlock(
+            index == workerCount ? Self.controlBlock : Self.firstWorkerBlock + index)
     }
+
+    /// What was adopted, and what an earlier process counted: changed with atomics alone.
+    var keptCounters: WorkerCounters { counterBlock(Self.keptBlock) }
 
     /// A counter summed over the workers.
     public func sum(_ counter: Counter, core: UInt16) -> UInt64 {
         var total: UInt64 = 0
-        for index in 0...workerCount { total &+= counters(index).value(counter, core) }
+        for block in 0..<Self.counterBlockCount(workerCount: workerCount) {
+            total &+= counterBlock(block).value(counter, core)
+        }
         return total
     }
 
     public func resetCounters(core: UInt16) {
-        for index in 0...workerCount { counters(index).reset(core: core) }
+        for block in 0..<Self.counterBlockCount(workerCount: workerCount) {
+            counterBlock(block).reset(core: core)
+        }
+    }
+
+    private func clearCounters(core: UInt16, blockCount: Int) {
+        for block in 0..<blockCount {
+            for counter in Counter.allCases { counterBlock(block).clear(counter, core) }
+        }
+    }
+
+    /// Makes one of the `blockCount` blocks that an earlier process left in the counters' memory.
+    ///
+    /// What it wrote may not have been flushed to the devices: the first FLUSH goes to both. What
+    /// the table holds is counted again when it is adopted.
+    public func keepCounters(core: UInt16, blockCount: Int) {
+        var totals: [UInt64] = []
+        for counter in Counter.allCases {
+            var total: UInt64 = 0
+            for block in 0..<blockCount { total &+= counterBlock(block).value(counter, core) }
+            totals.append(counter.isKept ? 0 : total)
+        }
+        clearCounters(core: core, blockCount: blockCount)
+        for counter in Counter.allCases {
+            keptCounters.addShared(counter, core, totals[counter.rawValue])
+        }
+        keptCounters.addShared(.cacheWritesDone, core, 1)
+        keptCounters.addShared(.directWritesDone, core, 1)
     }
 
     /// Bytes of memory besides the set pages.
@@ -145,6 +203,8 @@ struct ControlWords: ~Copyable {
     let freezeCount = Atomic<UInt32>(0)
     /// 1: a write is answered when it is durable.
     let durability = Atomic<UInt8>(0)
+    /// Every set has been adopted: counters and dirty maps are complete.
+    let isAdopted = Atomic(false)
 
     @inline(__always) var isPassThrough: Bool {
         mode.load(ordering: .relaxed) == EngineMode.passThrough.rawValue
@@ -240,12 +300,8 @@ extension SharedCache {
         cores[Int(id)] = CoreRow()
         flushed(id).pointee.cacheWrites.store(0, ordering: .releasing)
         flushed(id).pointee.directWrites.store(0, ordering: .releasing)
-        for index in 0...workerCount {
-            let counters = counters(index)
-            for counter in Counter.allCases {
-                counters.words[Int(id) * WorkerCounters.rowWords + counter.rawValue] = 0
-            }
-        }
+        clearCounters(
+            core: id, blockCount: Self.counterBlockCount(workerCount: workerCount))
     }
 
     public func hasCore(_ id: UInt16) -> Bool { cores[Int(id)].isPresent }

@@ -2,6 +2,7 @@ import CacheEngine
 import CacheFormat
 import Glibc
 import Synchronization
+import Ublk
 
 extension CacheInstance {
     /// Adds a core device; on return its exported device can be used. Returns the core's id.
@@ -144,8 +145,9 @@ extension CacheInstance {
         UInt32(truncatingIfNeeded: (UInt64(id) &* 0x9E37_79B9) % shared.geometry.setCount)
     }
 
-    func openCore(_ path: String) throws(CacheError) -> DeviceFile {
-        try DeviceFile(path: path, role: .core, allowsPlainFile: options.allowsPlainFiles)
+    func openCore(_ path: String, patience seconds: UInt64 = 0) throws(CacheError) -> DeviceFile {
+        try DeviceFile.open(
+            path: path, role: .core, allowsPlainFile: options.allowsPlainFiles, patience: seconds)
     }
 }
 
@@ -179,16 +181,41 @@ extension CacheInstance {
     private func export(_ id: UInt16, _ limits: ExportedLimits) throws(CacheError) {
         guard let publisher else { return }
         let plan = ExportedDevice.Plan(
-            core: id, link: link(id), limits: limits, queueDepth: options.queueDepth,
-            movement: options.movement)
-        let exported = try ExportedDevice(
-            plan, control: publisher.control, features: publisher.features, workers: workers)
+            core: id, tag: tag(id), link: link(id), limits: limits,
+            queueDepth: options.queueDepth, movement: options.movement)
+        let exported: ExportedDevice
+        if isResumed, let left = ExportedDevice.find(plan.tag, publisher.control) {
+            exported = try ExportedDevice(
+                resuming: left, plan, control: publisher.control, features: publisher.features,
+                workers: workers)
+        } else {
+            exported = try ExportedDevice(
+                plan, control: publisher.control, features: publisher.features, workers: workers)
+        }
         state.withLock { $0.cores[id]?.exported = exported }
+    }
+
+    private func tag(_ id: UInt16) -> ExportedTag {
+        ExportedTag(cacheUUID: store.superblock.cacheUUID, core: id)
+    }
+
+    /// Ends the device of a core that is inactive: it has waited for a server in vain.
+    private func withdrawLeftOver(_ id: UInt16) throws(CacheError) {
+        guard isResumed, let publisher else { return }
+        do throws(UblkError) {
+            try ExportedDevice.withdraw(tag(id), publisher.control)
+        } catch {
+            throw CacheError(
+                .kernel, "Ending the exported device '\(link(id))' failed: \(error).")
+        }
+        unlink(link(id))
     }
 
     /// No request of the core comes any more after this.
     func endExport(_ id: UInt16) throws(CacheError) {
-        guard let exported = state.withLock({ $0.cores[id]?.exported }) else { return }
+        guard let exported = state.withLock({ $0.cores[id]?.exported }) else {
+            return try withdrawLeftOver(id)
+        }
         try exported.end()
         state.withLock { $0.cores[id]?.exported = nil }
     }

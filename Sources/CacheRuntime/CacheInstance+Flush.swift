@@ -26,6 +26,7 @@ extension CacheInstance {
 
     /// A flush of the whole cache would leave out the dirty data of inactive cores.
     func refuseInactive() throws(CacheError) {
+        shared.finishAdoption()
         let inactive = state.withLock { state in
             state.cores.values.filter { $0.device == nil }.map(\.id)
         }
@@ -39,6 +40,8 @@ extension CacheInstance {
 
     /// Cleans cores side by side.
     func clean(_ ids: [UInt16], cancelled: () -> Bool) throws(CacheError) {
+        // Not on a worker's time.
+        shared.finishAdoption()
         let claimed = try claim(ids)
         defer { unclaim(claimed) }
         var replies: [(core: UInt16, reply: Reply)] = []
@@ -137,6 +140,30 @@ extension CacheInstance {
         }
     }
 
+    /// Switches the durability. Raised, everything answered before is durable on return.
+    package func setDurability(_ durability: EngineDurability) throws(CacheError) {
+        try changing { () throws(CacheError) in
+            try checkRunning()
+            guard durability != shared.durability else { return }
+            var configuration = store.configuration
+            configuration.durability = durability.stored
+            try store.save(configuration)
+            shared.durability = durability
+            guard durability == .write else { return }
+            // What was answered before the switch: in the cache, and gone directly to cores.
+            var isWell = try commitJournal()
+            for core in state.withLock({ Array($0.cores.values) }) {
+                do throws(CacheError) { try core.device?.flush() } catch { isWell = false }
+            }
+            guard isWell else {
+                throw CacheError(
+                    .inputOutput,
+                    "The durability of cache \(cacheID) is 'write' from now on, but making what "
+                        + "was written before durable failed.")
+            }
+        }
+    }
+
     private func applyMode(_ mode: EngineMode) throws(CacheError) {
         var configuration = store.configuration
         configuration.mode = mode.stored
@@ -154,7 +181,7 @@ extension CacheInstance {
         let flag = Atomic(false)
     }
 
-    private func startBackgroundFlush(from old: EngineMode) throws(CacheError) {
+    func startBackgroundFlush(from old: EngineMode) throws(CacheError) {
         let flag = CancelFlag()
         state.withLock { $0.previousMode = old }
         let thread = try NativeThread(name: "cas mode switch") { [self] in

@@ -24,8 +24,10 @@ extension CacheInstance {
         try checkOptions(options)
         _ = ucas_raise_file_limit()
         let publisher = options.exportsDevices ? try makePublisher() : nil
-        let device = try DeviceFile(
-            path: options.devicePath, role: .cache, allowsPlainFile: options.allowsPlainFiles)
+        let device = try DeviceFile.open(
+            path: options.devicePath, role: .cache, allowsPlainFile: options.allowsPlainFiles,
+            patience: options.load ? patience(options) : 0)
+        options.milestone("cache device")
         let instance =
             options.load
             ? try load(options, device, publisher) : try create(options, device, publisher)
@@ -33,10 +35,26 @@ extension CacheInstance {
             try instance.startClock()
             try instance.activateCores()
         } catch {
-            try? instance.shutDown()
+            instance.giveUpStart()
             throw error
         }
+        try instance.startAdoption()
         return instance
+    }
+
+    /// A cache that was made or loaded for this start is stopped again. One that goes on after a
+    /// crash stays as it is, for the next try: image, metadata and exported devices.
+    private func giveUpStart() {
+        guard isResumed else {
+            try? shutDown()
+            return
+        }
+        stopClock()
+        let isServing = state.withLock { $0.cores.values.contains { $0.exported != nil } }
+        // Workers that serve a device end with the process.
+        guard !isServing, publisher == nil else { return }
+        for worker in workers { try? worker.stop() }
+        state.withLock { $0.isStopped = true }
     }
 
     private static func checkOptions(_ options: Options) throws(CacheError) {
@@ -59,7 +77,7 @@ extension CacheInstance {
         }
     }
 
-    private static func makePublisher() throws(CacheError) -> Publisher {
+    static func makePublisher() throws(CacheError) -> Publisher {
         do throws(UblkError) {
             let control = try ControlDevice()
             return Publisher(control: control, features: try control.features())
@@ -98,14 +116,19 @@ extension CacheInstance {
                     + "\(Geometry.deviceBytesMin >> 20) MiB are needed.")
         }
         if case .cache(let old) = try CacheStore.find(on: device) {
+            // Nobody will ever serve the devices that a dead server of it has left.
+            if let publisher {
+                try withdrawExports(of: old, publisher, linkDirectory: options.linkDirectory)
+            }
             MemoryImage.removeLeftOver(
                 cacheUUID: old.cacheUUID, directory: options.imageDirectory)
         }
         let identity = ImageIdentity(
             bootID: try ImageIdentity.currentBoot(), cacheUUID: UInt128.random(in: 1 ... .max),
-            session: UInt64.random(in: 1 ... .max))
+            session: UInt64.random(in: 1 ... .max), device: device.identity)
         let image = try MemoryImage(
-            creating: identity, geometry: geometry, directory: options.imageDirectory)
+            creating: identity, geometry: geometry, workerCount: workerCount(options),
+            directory: options.imageDirectory)
         do throws(CacheError) {
             let mode = options.mode ?? .writeThrough
             var configuration = Configuration(mode: mode.stored)
@@ -117,11 +140,13 @@ extension CacheInstance {
                 cacheUUID: identity.cacheUUID)
             store.makeEmptyPages(in: image.pages)
             let shared = SharedCache(
-                geometry: geometry, pages: image.pages, workerCount: workerCount(options),
-                journalMemory: image.journalMemory, session: identity.session)
+                geometry: geometry, pages: image.pages, workerCount: image.workerCount,
+                counters: image.counters,
+                journal: .anew(image.journalMemory, session: identity.session))
             shared.mode = mode
             shared.durability = options.durability ?? .flush
-            return try assemble(options, device, store, image, shared, publisher, nil)
+            image.publish()
+            return try assemble(options, device, store, image, shared, publisher)
         } catch {
             image.remove()
             throw error
@@ -174,17 +199,28 @@ extension CacheInstance {
                 .otherVersion,
                 "The cache on '\(device.path)' is in a mode this version does not support.")
         }
+        if store.superblock.state != .cleanlyStopped,
+            let resumed = try resume(options, device, store, mode, publisher)
+        {
+            return resumed
+        }
+        if options.resumesOnly {
+            throw CacheError(
+                .cleanlyStopped, "Cache \(id) on '\(device.path)' was stopped in order.")
+        }
         let identity = ImageIdentity(
             bootID: try ImageIdentity.currentBoot(), cacheUUID: store.superblock.cacheUUID,
-            session: UInt64.random(in: 1 ... .max))
+            session: UInt64.random(in: 1 ... .max), device: device.identity)
         let image = try MemoryImage(
-            creating: identity, geometry: store.geometry, directory: options.imageDirectory)
+            creating: identity, geometry: store.geometry, workerCount: workerCount(options),
+            directory: options.imageDirectory)
         do throws(CacheError) {
             let (shared, recovery) = try adopt(store, image, options)
             shared.mode = mode
-            shared.durability = EngineDurability(stored: store.configuration.durability)
+            image.publish()
             try store.markInUse(session: identity.session)
-            return try assemble(options, device, store, image, shared, publisher, recovery)
+            return try assemble(
+                options, device, store, image, shared, publisher, recovery: recovery)
         } catch {
             image.remove()
             throw error
@@ -193,22 +229,18 @@ extension CacheInstance {
 
     private static func adopt(
         _ store: CacheStore, _ image: MemoryImage, _ options: Options
-    ) throws(CacheError) -> (SharedCache, RecoveryReport?) {
-        var recovery: RecoveryReport?
+    ) throws(CacheError) -> (SharedCache, RecoveredCache?) {
+        var recovery: RecoveredCache?
         if store.superblock.state == .cleanlyStopped {
             try store.loadSetPages(into: image.pages)
         } else {
-            recovery = try store.recover(into: image.pages, acceptsLoss: options.forcePartial)
+            let start = monotonicNanoseconds()
+            let report = try store.recover(into: image.pages, acceptsLoss: options.forcePartial)
+            recovery = RecoveredCache(
+                report: report, seconds: Double(monotonicNanoseconds() - start) / 1e9)
         }
-        let shared = SharedCache(
-            geometry: store.geometry, pages: image.pages, workerCount: workerCount(options),
-            journalMemory: image.journalMemory, session: image.identity.session)
-        for core in store.configuration.cores {
-            shared.addCore(
-                core.id, coreOffset: core.coreOffset, sectorCount: core.sectorCount,
-                canDiscard: false)
-            shared.setHasDevice(core.id, false)
-        }
+        let shared = share(
+            image, store, .anew(image.journalMemory, session: image.identity.session))
         if let set = shared.adoptPages() {
             shared.deallocate()
             throw CacheError(
@@ -216,7 +248,11 @@ extension CacheInstance {
                 "Metadata is damaged: the page of set \(set) on '\(store.medium.path)' "
                     + "contradicts itself.")
         }
-        if recovery != nil { shared.markAllChanged() }
+        shared.durability = EngineDurability(stored: store.configuration.durability)
+        // After a recovery every page differs from the device's: what was clean is dropped.
+        if recovery == nil {
+            for set in 0..<UInt32(store.geometry.setCount) { shared.noteStored(set) }
+        }
         return (shared, recovery)
     }
 }
@@ -224,14 +260,32 @@ extension CacheInstance {
 // MARK: - Putting it together
 
 extension CacheInstance {
-    private static func assemble(
+    /// The table of an image and the cores of a configuration, whose devices are not open yet.
+    static func share(
+        _ image: MemoryImage, _ store: CacheStore, _ journal: JournalStart
+    ) -> SharedCache {
+        let shared = SharedCache(
+            geometry: store.geometry, pages: image.pages, workerCount: image.workerCount,
+            counters: image.counters, journal: journal)
+        for core in store.configuration.cores {
+            shared.addCore(
+                core.id, coreOffset: core.coreOffset, sectorCount: core.sectorCount,
+                canDiscard: false)
+            shared.setHasDevice(core.id, false)
+        }
+        return shared
+    }
+
+    static func assemble(
         _ options: Options, _ device: DeviceFile, _ store: CacheStore, _ image: MemoryImage,
-        _ shared: SharedCache, _ publisher: Publisher?, _ recovery: RecoveryReport?
+        _ shared: SharedCache, _ publisher: Publisher?, isResumed: Bool = false,
+        recovery: RecoveredCache? = nil
     ) throws(CacheError) -> CacheInstance {
         let workers = try startWorkers(options, device, shared)
         let instance = try CacheInstance(
             options: options, device: device, store: store, image: image, shared: shared,
-            workers: workers, publisher: publisher, recovery: recovery)
+            workers: workers, publisher: publisher, isResumed: isResumed, recovery: recovery)
+        options.milestone("workers")
         instance.state.withLock { state in
             for core in store.configuration.cores {
                 state.cores[core.id] = CoreEntry(id: core.id, configuration: core)
@@ -250,13 +304,15 @@ extension CacheInstance {
         let cpus = NativeThread.allowedCPUs()
         let limits = options.limits
         let byUserCopy = options.movement == .userCopy
-        var workers: [Worker] = []
+        // All begin at once, and then the first that cannot is found out.
+        var begun: [Worker] = []
+        var failure: CacheError?
         do throws(CacheError) {
             for number in 0..<count {
                 let setup = WorkerSetup(
                     identity: WorkerIdentity(number: number, mailboxes: mailboxes, board: board),
                     shared: shared, limits: limits, cacheDescriptor: device.descriptor)
-                workers.append(
+                begun.append(
                     try Worker(setup, cpu: cpus[number % cpus.count]) {
                         UblkFront(
                             slotCount: limits.requestSlots, shortBuffers: byUserCopy ? 256 : 64,
@@ -265,33 +321,72 @@ extension CacheInstance {
                     })
             }
         } catch {
-            for worker in workers { try? worker.stop() }
-            shared.deallocate()
-            throw error
+            failure = error
         }
-        return workers
+        var workers: [Worker] = []
+        for worker in begun {
+            do throws(CacheError) {
+                try worker.awaitReady()
+                workers.append(worker)
+            } catch {
+                failure = error
+            }
+        }
+        guard let failure else { return workers }
+        for worker in workers { try? worker.stop() }
+        shared.deallocate()
+        throw failure
     }
 
-    /// Opens and exports the cores of a loaded configuration. A core whose device is missing or
-    /// has another size stays inactive; its lines wait for it.
+    /// Opens and exports the cores of a loaded configuration. A core whose device is missing stays
+    /// inactive; its lines wait for it.
+    ///
+    /// Side by side where users wait for them: each waits for the kernel now and then.
     private func activateCores() throws(CacheError) {
-        for core in store.configuration.cores {
-            let device: DeviceFile
-            do throws(CacheError) {
-                device = try openCore(core.devicePath)
-            } catch {
-                guard error.code == .notFound else { throw error }
-                continue
-            }
-            guard device.limits.sectorCount == core.sectorCount else {
-                throw CacheError(
-                    .sizeMismatch,
-                    "Core volume size does not match the size stored in cache metadata: "
-                        + "'\(core.devicePath)' has \(device.limits.sectorCount) sectors, core "
-                        + "\(core.id) had \(core.sectorCount).")
-            }
-            try activate(core, device)
+        let cores = store.configuration.cores
+        guard isResumed, cores.count > 1 else {
+            for core in cores { try activate(core) }
+            return
         }
+        let next = Atomic(0)
+        let failure = Mutex<CacheError?>(nil)
+        let body: @Sendable () -> Void = { [self] in
+            while true {
+                let index = next.wrappingAdd(1, ordering: .relaxed).oldValue
+                guard index < cores.count, failure.withLock({ $0 == nil }) else { return }
+                do throws(CacheError) {
+                    try activate(cores[index])
+                } catch {
+                    failure.withLock { $0 = error }
+                }
+            }
+        }
+        var threads: [NativeThread] = []
+        for _ in 0..<min(cores.count, 16) {
+            threads.append(try NativeThread(name: "cas start", body))
+        }
+        for thread in threads { thread.join() }
+        if let failure = failure.withLock({ $0 }) { throw failure }
+    }
+
+    private func activate(_ core: Configuration.Core) throws(CacheError) {
+        let device: DeviceFile
+        do throws(CacheError) {
+            device = try openCore(
+                core.devicePath, patience: isResumed ? Self.patienceAfterDeath : 0)
+        } catch {
+            guard error.code == .notFound else { throw error }
+            return
+        }
+        guard device.limits.sectorCount == core.sectorCount else {
+            throw CacheError(
+                .sizeMismatch,
+                "Core volume size does not match the size stored in cache metadata: "
+                    + "'\(core.devicePath)' has \(device.limits.sectorCount) sectors, core "
+                    + "\(core.id) had \(core.sectorCount).")
+        }
+        try activate(core, device)
+        options.milestone("core \(core.id)")
     }
 }
 
@@ -332,7 +427,7 @@ extension EngineMode {
 }
 
 /// Looking at a device that somebody else may be using.
-private final class ReadOnlyMedium: StoreMedium {
+final class ReadOnlyMedium: StoreMedium {
     let path: String
     private let descriptor: Int32
     let byteCount: UInt64

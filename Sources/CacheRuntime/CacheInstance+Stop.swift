@@ -53,6 +53,7 @@ extension CacheInstance {
     func shutDown() throws(CacheError) {
         stopClock()
         for id in state.withLock({ Array($0.cores.keys) }) { try endExport(id) }
+        endAdoption()
         // Data and journal first: pages that are durable must not name what is not.
         let isCommitted = try commitJournal()
         for worker in workers { try worker.stop() }

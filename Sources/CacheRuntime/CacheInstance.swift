@@ -25,6 +25,8 @@ package final class CacheInstance: @unchecked Sendable {
         package var forcePartial = false
         /// nil: `flush`, or what was loaded.
         package var durability: EngineDurability?
+        /// With `load`: a cache that was stopped in order is not started.
+        package var resumesOnly = false
         /// nil: one for each CPU this process may use.
         package var workerCount: Int?
         package var queueDepth: UInt16 = 128
@@ -36,6 +38,8 @@ package final class CacheInstance: @unchecked Sendable {
         /// Where links to exported devices, and memory images, are made.
         package var linkDirectory = "/dev"
         package var imageDirectory = "/dev/shm"
+        /// Told what a start has done, as soon as it is done.
+        package var milestone: @Sendable (String) -> Void = { _ in }
 
         package init(devicePath: String) { self.devicePath = devicePath }
     }
@@ -62,7 +66,7 @@ package final class CacheInstance: @unchecked Sendable {
 
     package let cacheID: UInt16
     /// What recovery found, if the cache had not been stopped.
-    package let recovery: RecoveryReport?
+    package let recovery: RecoveredCache?
     let options: Options
     let device: DeviceFile
     let store: CacheStore
@@ -76,6 +80,10 @@ package final class CacheInstance: @unchecked Sendable {
     /// Ends the background flush of a mode switch.
     let backgroundFlush = Mutex<BackgroundFlush?>(nil)
     private let clock: DirtyClock
+    /// Whether it goes on with the memory image of a process that died.
+    package let isResumed: Bool
+    /// Adopts what nobody has asked for, beside the workers.
+    let adoption = Mutex<NativeThread?>(nil)
 
     /// What exported devices are made with.
     struct Publisher: Sendable {
@@ -85,9 +93,10 @@ package final class CacheInstance: @unchecked Sendable {
 
     init(
         options: Options, device: DeviceFile, store: CacheStore, image: MemoryImage,
-        shared: SharedCache, workers: [Worker], publisher: Publisher?,
-        recovery: RecoveryReport?
+        shared: SharedCache, workers: [Worker], publisher: Publisher?, isResumed: Bool,
+        recovery: RecoveredCache?
     ) throws(CacheError) {
+        self.isResumed = isResumed
         self.recovery = recovery
         cacheID = store.superblock.cacheID
         self.options = options
@@ -132,10 +141,12 @@ package final class CacheInstance: @unchecked Sendable {
 
 extension CacheInstance {
     package func snapshot() -> InstanceStatus {
+        shared.finishAdoption()
         noteDirtyTimes()
         var status = InstanceStatus()
         status.cacheID = cacheID
         status.mode = shared.mode
+        status.durability = shared.durability
         status.devicePath = device.path
         status.lineBytes = shared.geometry.lineBytes
         status.lineCount = shared.geometry.lineCount
@@ -152,6 +163,11 @@ extension CacheInstance {
             status.state = .incomplete
         }
         return status
+    }
+
+    /// Whether a core's device was not there at the start.
+    package var hasInactiveCores: Bool {
+        state.withLock { $0.cores.values.contains { $0.device == nil } }
     }
 
     private func coreStatus(_ core: CoreEntry) -> CoreStatus {
@@ -198,6 +214,12 @@ extension CacheInstance {
             throw CacheError(.busy, "Cache \(cacheID) is being stopped.")
         }
     }
+}
+
+/// What a load found of a cache that had not been stopped, and how long that took.
+package struct RecoveredCache: Sendable {
+    package var report: RecoveryReport
+    package var seconds: Double
 }
 
 /// Looks once a second which cores are dirty.

@@ -47,7 +47,7 @@ package final class DeviceFile: Sendable {
         self.path = path
         self.role = role
         let isBlockDevice = try Self.checkKind(path, role, allowsPlainFile)
-        let descriptor = try Self.open(path, role, isBlockDevice)
+        let descriptor = try Self.openAlone(path, role, isBlockDevice)
         do {
             self.limits = try Self.readLimits(descriptor, path, role, isBlockDevice)
         } catch {
@@ -60,6 +60,22 @@ package final class DeviceFile: Sendable {
     }
 
     deinit { close(descriptor) }
+
+    /// Opens a device that a process which is gone may still hold: until the last of its I/O has
+    /// ended, nobody else gets the device, and nothing may be made of its content.
+    package static func open(
+        path: String, role: Role, allowsPlainFile: Bool, patience seconds: UInt64
+    ) throws(CacheError) -> DeviceFile {
+        let deadline = monotonicNanoseconds() + seconds * 1_000_000_000
+        while true {
+            do throws(CacheError) {
+                return try DeviceFile(path: path, role: role, allowsPlainFile: allowsPlainFile)
+            } catch {
+                guard error.code == .busy, monotonicNanoseconds() < deadline else { throw error }
+                usleep(1000)
+            }
+        }
+    }
 
     private static func checkKind(
         _ path: String, _ role: Role, _ allowsPlainFile: Bool
@@ -77,7 +93,7 @@ package final class DeviceFile: Sendable {
         }
     }
 
-    private static func open(
+    private static func openAlone(
         _ path: String, _ role: Role, _ isBlockDevice: Bool
     ) throws(CacheError) -> Int32 {
         var descriptor = ucas_open_device(path, 1, isBlockDevice ? 1 : 0)

@@ -10,7 +10,28 @@ package enum DataMovement: String, Sendable, CaseIterable {
     case userCopy = "user-copy"
 }
 
+/// The 64 bits that the kernel keeps with an exported device, also beyond its server's death: whose
+/// it is. 52 bits of the cache's UUID, mixed, and the core's id.
+struct ExportedTag: Equatable {
+    let rawValue: UInt64
+
+    init(cacheUUID: UInt128, core: UInt16) {
+        precondition(core < 4096)
+        let folded = UInt64(truncatingIfNeeded: cacheUUID) ^ UInt64(cacheUUID >> 64)
+        rawValue = (folded &* 0x9E37_79B9_7F4A_7C15) & ~0xfff | UInt64(core)
+    }
+
+    init(rawValue: UInt64) { self.rawValue = rawValue }
+
+    var core: UInt16 { UInt16(rawValue & 0xfff) }
+
+    func isOfSameCache(as other: ExportedTag) -> Bool { rawValue >> 12 == other.rawValue >> 12 }
+}
+
 /// The block device that users of a core see: /dev/ublkb*N*, and /dev/cas*X*-*Y* that leads to it.
+///
+/// It outlives its server: the kernel then keeps what is asked of it, and what the server has not
+/// answered, for the next one, which takes the device over.
 ///
 /// All calls are for control threads, and wait.
 final class ExportedDevice: Sendable {
@@ -28,6 +49,7 @@ final class ExportedDevice: Sendable {
 
     struct Plan {
         var core: UInt16
+        var tag: ExportedTag
         var link: String
         var limits: ExportedLimits
         var queueDepth: UInt16
@@ -38,13 +60,12 @@ final class ExportedDevice: Sendable {
     init(
         _ plan: Plan, control: ControlDevice, features: Features, workers: [Worker]
     ) throws(CacheError) {
-        let wanted: Features = plan.movement == .userCopy ? [.userCopy] : []
-        let info = try Self.explained(plan) { () throws(UblkError) in
-            try control.add(
-                DeviceInfo(
-                    id: nil, queueCount: UInt16(workers.count), queueDepth: plan.queueDepth,
-                    requestBytesMax: ExportedLimits.requestBytesMax, features: wanted))
-        }
+        var wish = DeviceInfo(
+            id: nil, queueCount: UInt16(workers.count), queueDepth: plan.queueDepth,
+            requestBytesMax: ExportedLimits.requestBytesMax,
+            features: Self.features(plan, offered: features))
+        wish.serverFlags = plan.tag.rawValue
+        let info = try Self.explained(plan) { () throws(UblkError) in try control.add(wish) }
         number = info.id
         core = plan.core
         link = plan.link
@@ -65,6 +86,105 @@ final class ExportedDevice: Sendable {
         } catch {
             try? withdraw()
             throw error
+        }
+    }
+
+    /// Sent again to the next server is what this one has not answered; a write twice is a write.
+    private static let recovery: Features = [.userRecovery, .userRecoveryReissue]
+
+    private static func features(_ plan: Plan, offered: Features) -> Features {
+        var wanted = recovery
+        if plan.movement == .userCopy { wanted.insert(.userCopy) }
+        if offered.contains(.quiesce) { wanted.insert(.quiesce) }
+        return wanted
+    }
+
+    /// Takes over a device whose server is gone; on return it is served. After a failure it still
+    /// waits for a server.
+    init(
+        resuming info: DeviceInfo, _ plan: Plan, control: ControlDevice, features: Features,
+        workers: [Worker]
+    ) throws(CacheError) {
+        guard workers.count >= Int(info.queueCount) else {
+            throw CacheError(
+                .kernel,
+                "Taking over the exported device '\(plan.link)' failed: it has \(info.queueCount) "
+                    + "queues, and this server only \(workers.count) workers.")
+        }
+        number = info.id
+        core = plan.core
+        link = plan.link
+        self.control = control
+        self.features = features
+        self.workers = Array(workers.prefix(Int(info.queueCount)))
+        descriptor = try Self.explained(plan) { () throws(UblkError) in
+            try Self.beginRecovery(of: info.id, control)
+            return try ControlDevice.openQueueDevice(info.id)
+        }
+        var plan = plan
+        plan.movement = info.features.contains(.userCopy) ? .userCopy : .copy
+        try serveQueues(info, plan)
+        try Self.explained(plan) { () throws(UblkError) in
+            try control.endRecovery(device: info.id)
+        }
+        try makeLink()
+    }
+
+    /// The kernel needs some time to notice the end of the old server. On kernels before 6.15 it is
+    /// 30 seconds, if that had all tags of a queue; see `keepOneTagFree`.
+    private static func beginRecovery(
+        of device: UInt32, _ control: ControlDevice
+    ) throws(UblkError) {
+        let deadline = monotonicNanoseconds() + 60_000_000_000
+        while true {
+            do throws(UblkError) {
+                return try control.startRecovery(device: device)
+            } catch {
+                guard error.errno == EBUSY, monotonicNanoseconds() < deadline else { throw error }
+                usleep(1000)
+            }
+        }
+    }
+
+    /// All ublk devices of a cache.
+    private static func devices(_ tag: ExportedTag, _ control: ControlDevice) -> [DeviceInfo] {
+        namesInDirectory("/dev").compactMap { name in
+            guard name.hasPrefix("ublkc"), let number = UInt32(name.dropFirst(5)),
+                let info = try? control.info(device: number),
+                ExportedTag(rawValue: info.serverFlags).isOfSameCache(as: tag)
+            else { return nil }
+            return info
+        }
+    }
+
+    /// The device with this tag, alive or waiting for a server; nil if there is none. What a server
+    /// has left half made, or half ended, is deleted.
+    static func find(_ tag: ExportedTag, _ control: ControlDevice) -> DeviceInfo? {
+        for info in devices(tag, control) where info.serverFlags == tag.rawValue {
+            if info.state != .dead { return info }
+            try? control.delete(device: info.id)
+        }
+        return nil
+    }
+
+    /// Ends a device that waits for a server: whoever uses it gets errors.
+    static func withdraw(_ tag: ExportedTag, _ control: ControlDevice) throws(UblkError) {
+        for info in devices(tag, control) where info.serverFlags == tag.rawValue {
+            try control.stop(device: info.id)
+            try control.delete(device: info.id)
+        }
+    }
+
+    /// The same for all devices of a cache that nobody serves, and their links. A copy of a cache
+    /// in use has the same tags: what is alive stays.
+    static func withdrawAll(
+        cacheUUID: UInt128, _ control: ControlDevice, link: (UInt16) -> String
+    ) throws(UblkError) {
+        for info in devices(ExportedTag(cacheUUID: cacheUUID, core: 0), control)
+        where info.state != .live {
+            try control.stop(device: info.id)
+            try control.delete(device: info.id)
+            unlink(link(ExportedTag(rawValue: info.serverFlags).core))
         }
     }
 
@@ -89,13 +209,14 @@ final class ExportedDevice: Sendable {
         _ info: DeviceInfo, _ plan: Plan, _ control: ControlDevice
     ) throws(CacheError) -> Int32 {
         guard info.requestBytesMax >= ExportedLimits.requestBytesMax,
-            plan.movement != .userCopy || info.features.contains(.userCopy)
+            plan.movement != .userCopy || info.features.contains(.userCopy),
+            info.features.isSuperset(of: recovery)
         else {
             throw CacheError(
                 .kernel,
                 "Making the exported device '\(plan.link)' failed: this kernel's ublk does not "
                     + "offer requests of \(ExportedLimits.requestBytesMax >> 10) KiB by "
-                    + "\(plan.movement.rawValue).")
+                    + "\(plan.movement.rawValue), with recovery.")
         }
         return try explained(plan) { () throws(UblkError) in
             let parameters = plan.limits.parameters
@@ -110,6 +231,22 @@ final class ExportedDevice: Sendable {
     }
 
     private func serve(_ info: DeviceInfo, _ plan: Plan) throws(CacheError) {
+        try serveQueues(info, plan)
+        try Self.explained(plan) { () throws(UblkError) in try control.start(device: number) }
+        try awaitNode()
+        // A scheduler between the block layer and a cache only adds time.
+        writeText("none", to: "/sys/block/\(name)/queue/scheduler")
+        keepOneTagFree(depth: info.queueDepth)
+        try makeLink()
+    }
+
+    /// A server that dies with every tag of a queue has no command left by whose cancellation the
+    /// kernel, before 6.15, would notice: it would take 30 seconds. So one tag is never used.
+    private func keepOneTagFree(depth: UInt16) {
+        writeText("\(depth - 1)", to: "/sys/block/\(name)/queue/nr_requests")
+    }
+
+    private func serveQueues(_ info: DeviceInfo, _ plan: Plan) throws(CacheError) {
         let results = try ask { worker, reply in
             .attachQueue(
                 QueueSetup(
@@ -123,11 +260,6 @@ final class ExportedDevice: Sendable {
                 "Making the exported device '\(plan.link)' failed: serving its queue \(failed): "
                     + "\(errorText(-results[failed])).")
         }
-        try Self.explained(plan) { () throws(UblkError) in try control.start(device: number) }
-        try awaitNode()
-        // A scheduler between the block layer and a cache only adds time.
-        writeText("none", to: "/sys/block/\(name)/queue/scheduler")
-        try makeLink()
     }
 
     /// Sends every worker its message and collects the answers, in their order.
@@ -155,6 +287,7 @@ final class ExportedDevice: Sendable {
 
     /// The link is put in place at once, over one that a dead server left.
     private func makeLink() throws(CacheError) {
+        if leadsHere { return }
         let temporary = "\(link).new"
         unlink(temporary)
         guard symlink(name, temporary) == 0, rename(temporary, link) == 0 else {
@@ -166,10 +299,14 @@ final class ExportedDevice: Sendable {
     }
 
     private func removeLink() {
+        if leadsHere { unlink(link) }
+    }
+
+    private var leadsHere: Bool {
         var target = [CChar](repeating: 0, count: 64)
         let count = readlink(link, &target, target.count - 1)
         let bytes = target.prefix(max(count, 0)).map { UInt8(bitPattern: $0) }
-        if String(decoding: bytes, as: UTF8.self) == name { unlink(link) }
+        return String(decoding: bytes, as: UTF8.self) == name
     }
 }
 

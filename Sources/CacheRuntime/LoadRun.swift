@@ -112,10 +112,11 @@ package final class LoadRun {
                     isBlockDevice: core.isBlockDevice, try Reply()))
             let (pattern, own) = (patterns[number], progress[number])
             let cpu = options.pinsWorkers ? cpus[number % cpus.count] : nil
-            workers.append(
-                try Worker(setup, cpu: cpu) {
-                    LoadFront(pattern: pattern, progress: own, slotCount: slotCount)
-                })
+            let worker = try Worker(setup, cpu: cpu) {
+                LoadFront(pattern: pattern, progress: own, slotCount: slotCount)
+            }
+            try worker.awaitReady()
+            workers.append(worker)
         }
         return workers
     }

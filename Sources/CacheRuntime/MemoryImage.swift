@@ -1,6 +1,7 @@
 import CacheEngine
 package import CacheFormat
 import Glibc
+import Synchronization
 
 /// What a memory image must have been made for, to be used.
 package struct ImageIdentity: Equatable, Sendable {
@@ -9,11 +10,14 @@ package struct ImageIdentity: Equatable, Sendable {
     package var cacheUUID: UInt128
     /// Changes each time the cache is started on its devices; the superblock names it, too.
     package var session: UInt64
+    /// The device itself: a copy of it has the same superblock, and other content.
+    package var device: DeviceIdentity
 
-    package init(bootID: UInt128, cacheUUID: UInt128, session: UInt64) {
+    package init(bootID: UInt128, cacheUUID: UInt128, session: UInt64, device: DeviceIdentity) {
         self.bootID = bootID
         self.cacheUUID = cacheUUID
         self.session = session
+        self.device = device
     }
 
     /// The id of the running boot.
@@ -32,14 +36,23 @@ package struct ImageIdentity: Equatable, Sendable {
 ///
 /// | offset | what |
 /// | --- | --- |
-/// | 0 | header: magic, version, identity, line length, set count (4 KiB) |
+/// | 0 | header: magic, version, identity, line length, set count, worker count (4 KiB) |
 /// | 2 MiB | the set pages |
+/// | behind them | the counters, as many blocks as the workers need |
 /// | behind them | the journal's memory |
+///
+/// The magic is written when the pages are complete: an image without it is none. Attaching looks
+/// at the header alone, so that its time does not grow with the table.
 package final class MemoryImage: @unchecked Sendable {
     package let path: String
     package let identity: ImageIdentity
     /// `setCount` pages of 4096 bytes.
     package let pages: UnsafeMutableRawPointer
+    /// Whoever goes on with an image has as many workers as whoever made it: each serves a queue
+    /// of every exported device.
+    package let workerCount: Int
+    /// What `SharedCache` counts in.
+    package let counters: UnsafeMutableRawPointer
     /// `Journal.byteCount` bytes.
     package let journalMemory: UnsafeMutableRawPointer
     private let base: UnsafeMutableRawPointer
@@ -57,6 +70,10 @@ package final class MemoryImage: @unchecked Sendable {
         static let session = (offset: 24, size: 8)
         static let bootID = (offset: 32, size: 16)
         static let cacheUUID = (offset: 48, size: 16)
+        static let workerCount = (offset: 64, size: 4)
+        static let device = (offset: 72, size: 8)
+        static let inode = (offset: 80, size: 8)
+        static let byteCount = 88
         static let magicValue: UInt64 = 0x4547_414d_4953_4143  // "CASIMAGE" in memory order.
         static let versionValue: UInt32 = 2
     }
@@ -67,18 +84,25 @@ package final class MemoryImage: @unchecked Sendable {
         return "\(directory)/ublk-cas-" + String(repeating: "0", count: 32 - digits.count) + digits
     }
 
+    private static func byteCount(_ geometry: Geometry, workerCount: Int) -> Int {
+        pagesOffset + Int(geometry.setCount) * SetPageLayout.byteCount
+            + SharedCache.counterBytes(workerCount: workerCount) + Journal.byteCount
+    }
+
     /// Makes the image, all zero, and all of it in memory: a full memory filesystem is found out
-    /// now and not by a signal later.
-    package init(
-        creating identity: ImageIdentity, geometry: Geometry, directory: String = "/dev/shm"
+    /// now and not by a signal later. Nobody can attach to it before `publish`.
+    package convenience init(
+        creating identity: ImageIdentity, geometry: Geometry, workerCount: Int,
+        directory: String = "/dev/shm"
     ) throws(CacheError) {
         let path = Self.path(cacheUUID: identity.cacheUUID, directory: directory)
-        let pageBytes = Int(geometry.setCount) * SetPageLayout.byteCount
-        let byteCount = Self.pagesOffset + pageBytes + Journal.byteCount
+        let byteCount = Self.byteCount(geometry, workerCount: workerCount)
         unlink(path)
         let descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else { throw Self.failed("Creating", path, errno) }
+        let base: UnsafeMutableRawPointer
         do {
+            try Self.claim(descriptor, path)
             try Self.reserve(descriptor, path, byteCount)
             base = try Self.map(descriptor, path, byteCount)
         } catch {
@@ -86,13 +110,29 @@ package final class MemoryImage: @unchecked Sendable {
             close(descriptor)
             throw error
         }
+        self.init(path, identity, geometry, workerCount, base, byteCount, descriptor)
+        writeHeader(geometry)
+    }
+
+    private init(
+        _ path: String, _ identity: ImageIdentity, _ geometry: Geometry, _ workerCount: Int,
+        _ base: UnsafeMutableRawPointer, _ byteCount: Int, _ descriptor: Int32
+    ) {
         self.path = path
         self.identity = identity
+        self.workerCount = workerCount
+        self.base = base
         self.byteCount = byteCount
         self.descriptor = descriptor
         pages = base + Self.pagesOffset
-        journalMemory = pages + pageBytes
-        writeHeader(geometry)
+        counters = pages + Int(geometry.setCount) * SetPageLayout.byteCount
+        journalMemory = counters + SharedCache.counterBytes(workerCount: workerCount)
+    }
+
+    /// The pages are complete: from now on another process can go on with them.
+    package func publish() {
+        base.assumingMemoryBound(to: Atomic<UInt64>.self).pointee
+            .store(Header.magicValue.littleEndian, ordering: .releasing)
     }
 
     deinit {
@@ -103,9 +143,22 @@ package final class MemoryImage: @unchecked Sendable {
     /// Removes the file; the mapping lives on until the last use of this object.
     package func remove() { unlink(path) }
 
-    /// Removes the image an earlier process of this cache left, if there is one.
+    /// Removes the image an earlier process of this cache left, if there is one. A copy of a
+    /// device in use names the image of a process that lives: that stays.
     package static func removeLeftOver(cacheUUID: UInt128, directory: String = "/dev/shm") {
-        unlink(path(cacheUUID: cacheUUID, directory: directory))
+        let path = path(cacheUUID: cacheUUID, directory: directory)
+        let descriptor = open(path, O_RDWR | O_CLOEXEC)
+        guard descriptor >= 0 else { return }
+        defer { close(descriptor) }
+        if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { unlink(path) }
+    }
+
+    /// The lock ends with the process, however it ends.
+    private static func claim(_ descriptor: Int32, _ path: String) throws(CacheError) {
+        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+            throw CacheError(
+                .busy, "The memory image '\(path)' is in use: another process serves this cache.")
+        }
     }
 
     private static func reserve(
@@ -155,18 +208,75 @@ package final class MemoryImage: @unchecked Sendable {
         store(identity.session, Header.session)
         store(identity.bootID, Header.bootID)
         store(identity.cacheUUID, Header.cacheUUID)
-        store(Header.magicValue, Header.magic)
+        store(UInt32(workerCount), Header.workerCount)
+        store(identity.device.device, Header.device)
+        store(identity.device.inode, Header.inode)
+    }
+}
+
+// MARK: - Going on with one
+
+extension MemoryImage {
+    /// What a file in the place of an image is to a cache that looks for its own.
+    package enum Finding: Equatable, Sendable {
+        /// To be attached to, by so many workers.
+        case usable(workerCount: Int)
+        case absent
+        /// Its maker died before it was complete, or it was damaged.
+        case unfinished
+        case otherVersion(UInt32)
+        case otherBoot
+        case otherCache
+        case otherSession
+        case otherDevice
     }
 
-    /// Whether the file at this place was made for `identity` and `geometry`.
-    package static func matches(
-        path: String, identity: ImageIdentity, geometry: Geometry
-    ) -> Bool {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { return false }
+    /// Maps the image that an earlier process of this cache left. None of its pages is touched.
+    package convenience init(
+        attaching identity: ImageIdentity, geometry: Geometry, directory: String = "/dev/shm"
+    ) throws(CacheError) {
+        let path = Self.path(cacheUUID: identity.cacheUUID, directory: directory)
+        guard
+            case .usable(let workerCount) = Self.find(
+                identity, geometry: geometry, directory: directory)
+        else {
+            throw CacheError(.notCleanlyStopped, "The memory image '\(path)' cannot be used.")
+        }
+        let descriptor = open(path, O_RDWR | O_CLOEXEC)
+        guard descriptor >= 0 else { throw Self.failed("Opening", path, errno) }
+        let byteCount = Self.byteCount(geometry, workerCount: workerCount)
+        let base: UnsafeMutableRawPointer
+        do {
+            try Self.claim(descriptor, path)
+            base = try Self.map(descriptor, path, byteCount)
+        } catch {
+            close(descriptor)
+            throw error
+        }
+        self.init(path, identity, geometry, workerCount, base, byteCount, descriptor)
+    }
+
+    /// Looks at the header of the file in the place of the cache's image.
+    package static func find(
+        _ identity: ImageIdentity, geometry: Geometry, directory: String = "/dev/shm"
+    ) -> Finding {
+        let descriptor = open(
+            path(cacheUUID: identity.cacheUUID, directory: directory), O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { return .absent }
         defer { close(descriptor) }
-        var header = [UInt8](repeating: 0, count: 64)
-        guard pread(descriptor, &header, 64, 0) == 64 else { return false }
+        var header = [UInt8](repeating: 0, count: Header.byteCount)
+        guard pread(descriptor, &header, header.count, 0) == header.count else {
+            return .unfinished
+        }
+        let found = judge(header, identity, geometry)
+        guard case .usable(let workerCount) = found else { return found }
+        let byteCount = byteCount(geometry, workerCount: workerCount)
+        return lseek(descriptor, 0, SEEK_END) == byteCount ? found : .unfinished
+    }
+
+    private static func judge(
+        _ header: [UInt8], _ identity: ImageIdentity, _ geometry: Geometry
+    ) -> Finding {
         func load<Value: FixedWidthInteger>(_: Value.Type, _ field: (offset: Int, size: Int))
             -> Value
         {
@@ -174,12 +284,20 @@ package final class MemoryImage: @unchecked Sendable {
                 Value(littleEndian: $0.loadUnaligned(fromByteOffset: field.offset, as: Value.self))
             }
         }
-        return load(UInt64.self, Header.magic) == Header.magicValue
-            && load(UInt32.self, Header.version) == Header.versionValue
-            && load(UInt32.self, Header.lineBytes) == geometry.lineBytes
-            && load(UInt64.self, Header.setCount) == geometry.setCount
-            && load(UInt64.self, Header.session) == identity.session
-            && load(UInt128.self, Header.bootID) == identity.bootID
-            && load(UInt128.self, Header.cacheUUID) == identity.cacheUUID
+        guard load(UInt64.self, Header.magic) == Header.magicValue else { return .unfinished }
+        let version = load(UInt32.self, Header.version)
+        guard version == Header.versionValue else { return .otherVersion(version) }
+        guard load(UInt128.self, Header.bootID) == identity.bootID else { return .otherBoot }
+        guard load(UInt128.self, Header.cacheUUID) == identity.cacheUUID,
+            load(UInt32.self, Header.lineBytes) == geometry.lineBytes,
+            load(UInt64.self, Header.setCount) == geometry.setCount
+        else { return .otherCache }
+        guard load(UInt64.self, Header.session) == identity.session else { return .otherSession }
+        guard load(UInt64.self, Header.device) == identity.device.device,
+            load(UInt64.self, Header.inode) == identity.device.inode
+        else { return .otherDevice }
+        let workerCount = Int(load(UInt32.self, Header.workerCount))
+        guard (1...SharedCache.workerCountMax).contains(workerCount) else { return .unfinished }
+        return .usable(workerCount: workerCount)
     }
 }

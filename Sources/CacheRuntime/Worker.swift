@@ -10,22 +10,28 @@ final class Worker: Sendable {
 
     private var mailbox: Mailbox<WorkerMessage> { identity.mailboxes[identity.number] }
 
-    /// Starts the thread; returns when it serves.
+    private let ready: Reply
+
+    /// Starts the thread, which serves a little later: see `awaitReady`.
     init<Front: RequestFront & ~Copyable>(
         _ setup: WorkerSetup, cpu: UInt32?, makeFront: @escaping @Sendable () -> Front?
     ) throws(CacheError) {
         identity = setup.identity
         let ready = try Reply()
+        self.ready = ready
         thread = try NativeThread(name: "cas worker \(setup.identity.number)", cpu: cpu) {
             guard let front = makeFront() else { return ready.set(-ENOMEM) }
             setup.serve(front: front, ready)
         }
+    }
+
+    /// Returns when the thread serves; if it cannot, it has ended.
+    func awaitReady() throws(CacheError) {
         let result = ready.wait()
         guard result == 0 else {
             thread.join()
             throw CacheError(
-                .kernel,
-                "Starting worker \(setup.identity.number) failed: \(errorText(-result)).")
+                .kernel, "Starting worker \(identity.number) failed: \(errorText(-result)).")
         }
     }
 

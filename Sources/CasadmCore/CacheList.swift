@@ -1,3 +1,4 @@
+import ControlClient
 import ControlProtocol
 
 /// All caches and their cores: the tree of `casadm -L`.
@@ -18,9 +19,15 @@ struct CacheList {
     static let header = ["type", "id", "disk", "status", "write policy", "device"]
 
     var rows: [Row]
+    /// What there is to say about caches without a server.
+    var notes: [String]
 
-    init(_ caches: [CacheSnapshot], devicePath: (String) -> String) {
+    init(
+        _ caches: [CacheSnapshot], unserved: [RunningCaches.Unserved] = [],
+        devicePath: (String) -> String
+    ) {
         rows = []
+        notes = unserved.flatMap(Self.notes)
         for cache in caches.sorted(by: { $0.id < $1.id }) {
             rows.append(
                 Row(
@@ -34,6 +41,31 @@ struct CacheList {
                         device: core.state == .active ? core.exportedDevice : "-"))
             }
         }
+        for cache in unserved {
+            rows.append(
+                Row(
+                    isCore: false, id: cache.record.id, disk: devicePath(cache.record.device),
+                    status: cache.isRestarting ? "Restarting" : "Not running", policy: "-",
+                    device: "-"))
+        }
+    }
+
+    private static func notes(_ cache: RunningCaches.Unserved) -> [String] {
+        if cache.isRestarting { return [] }
+        let id = cache.record.id
+        var lines = [
+            "",
+            "Cache \(id): "
+                + (cache.record.failure ?? "The cache is out of service: its server is gone."),
+            "Requests to its exported devices wait. To go on:",
+            "    casadm --start-cache --load --cache-device \(cache.record.device)",
+            "To end them, with errors for whoever uses them:",
+            "    casadm --stop-cache --no-data-flush --cache-id \(id)",
+        ]
+        if !cache.record.log.isEmpty {
+            lines += ["The last lines of its log:"] + cache.record.log.map { "    \($0)" }
+        }
+        return lines
     }
 
     static func status(_ cache: CacheSnapshot) -> String {

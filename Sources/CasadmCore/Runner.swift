@@ -18,6 +18,9 @@ struct Runner {
         case .list(let byIDPath): try await list(byIDPath)
         case .stats(let request): try await stats(request)
         case .resetCounters(let cache, let core): try await resetCounters(cache, core)
+        case .setDurability(let cache, let durability):
+            try await setDurability(cache, durability)
+        case .parameters(let cache): try await parameters(cache)
         case .flush(let cache, let core): try await flush(cache, core)
         case .version: version()
         case .zeroMetadata(let device, let force):
@@ -72,13 +75,16 @@ struct Runner {
 extension Runner {
     private func list(_ byIDPath: Bool) async throws(Failure) -> Answer {
         let caches = await snapshots()
-        let list = CacheList(caches, devicePath: devicePath(byIDPath: byIDPath))
-        guard !caches.isEmpty else {
+        let known = Set(caches.map(\.id))
+        let unserved = runningCaches.unserved().filter { !known.contains($0.record.id) }
+        let list = CacheList(
+            caches, unserved: unserved, devicePath: devicePath(byIDPath: byIDPath))
+        guard !caches.isEmpty || !unserved.isEmpty else {
             return Answer(lines: ["No caches running"], json: list.json)
         }
         let lines =
             format == .csv
-            ? list.csvLines() : list.treeLines(.forSession(session.environment))
+            ? list.csvLines() : list.treeLines(.forSession(session.environment)) + list.notes
         return Answer(lines: lines, json: list.json)
     }
 

@@ -24,6 +24,9 @@ extension Runner {
 
     func stop(_ cache: UInt16, _ flush: Bool) async throws(Failure) -> Answer {
         let attempt = "Error while stopping cache \(cache)"
+        if let unserved = runningCaches.unserved(cache) {
+            return try stopUnserved(unserved, flush, attempt)
+        }
         let status: OperationStatus
         do {
             let connection = try CacheConnection(cacheID: cache, in: session.runDirectory)
@@ -49,6 +52,35 @@ extension Runner {
         await untilGone(cache)
         answer.lines = ["Successfully stopped cache \(cache)"]
         return answer
+    }
+
+    /// Nobody is there who could clean anything: only the exported devices can be ended.
+    private func stopUnserved(
+        _ unserved: RunningCaches.Unserved, _ flush: Bool, _ attempt: String
+    ) throws(Failure) -> Answer {
+        let (id, device) = (unserved.record.id, unserved.record.device)
+        let load = "'casadm --start-cache --load --cache-device \(device)'"
+        guard !unserved.isRestarting else {
+            throw Failure(
+                attempt, "The server of cache \(id) is being started again. Try again in a moment.")
+        }
+        guard !flush else {
+            throw Failure(
+                attempt,
+                "Cache \(id) has no server that could flush its dirty data. Start it again with "
+                    + "\(load), or end its exported devices with '--no-data-flush'.")
+        }
+        let readiness = try ServerStart(session: session, program: serverProgram)
+            .run(arguments: ["withdraw", "--cache-device", device])
+        guard readiness.ok else {
+            throw Failure(attempt, readiness.message ?? "casd does not say why.")
+        }
+        return Answer(
+            lines: ["Successfully stopped cache \(id)"],
+            warnings: [
+                "WARNING: Dirty data may be left that only this machine's memory describes, until "
+                    + "its restart. \(load) goes on with it."
+            ])
     }
 
     func removeCore(

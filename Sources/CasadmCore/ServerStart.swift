@@ -15,6 +15,11 @@ struct ServerStart {
     /// Returns what the server says about itself; fails where it could not be started or ended
     /// without a word.
     func run(_ options: StartOptions) throws(Failure) -> Readiness {
+        try run(arguments: options.arguments(readyDescriptor: nil))
+    }
+
+    /// The same for anything that `casd` does and reports.
+    func run(arguments: [String]) throws(Failure) -> Readiness {
         var ends: [Int32] = [-1, -1]
         let code = cspawn_pipe(&ends)
         guard code == 0 else { throw Failure("Cannot make a pipe: \(Self.reason(code)).") }
@@ -26,7 +31,7 @@ struct ServerStart {
                 close(ends[1])
                 if log.descriptor >= 0 { close(log.descriptor) }
             }
-            process = try spawn(programPath(), options, ready: ends[1], log: log.descriptor)
+            process = try spawn(programPath(), arguments, ready: ends[1], log: log.descriptor)
         }
         guard let line = Self.firstLine(ends[0]) else { throw silence(process, log.path) }
         do {
@@ -37,10 +42,10 @@ struct ServerStart {
         }
     }
 
-    private func spawn(_ path: String, _ options: StartOptions, ready: Int32, log: Int32)
+    private func spawn(_ path: String, _ arguments: [String], ready: Int32, log: Int32)
         throws(Failure) -> pid_t
     {
-        let arguments = [path] + options.arguments(readyDescriptor: Int32(CSPAWN_READY_DESCRIPTOR))
+        let arguments = [path] + arguments + ["--ready-fd", String(CSPAWN_READY_DESCRIPTOR)]
         let variables = session.environment.map { "\($0.key)=\($0.value)" }
         var process: pid_t = 0
         let code = Self.withCStrings(arguments) { argv in

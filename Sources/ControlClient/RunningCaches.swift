@@ -1,4 +1,5 @@
-import ControlProtocol
+package import ControlProtocol
+import FoundationEssentials
 import Glibc
 
 /// The caches of this machine that have a server, found by their sockets.
@@ -50,9 +51,12 @@ package struct RunningCaches: Sendable {
     /// Whether a server still holds its claim on the id, listening or not. The kernel's list of
     /// locks is read, for trying the lock would disturb a server that is about to take it.
     package func isClaimed(cacheID: UInt16) -> Bool {
+        isLocked(RunDirectory.lockPath(cacheID: cacheID, in: directory))
+    }
+
+    private func isLocked(_ path: String) -> Bool {
         var status = stat()
-        guard stat(RunDirectory.lockPath(cacheID: cacheID, in: directory), &status) == 0,
-            let locks = fopen("/proc/locks", "re")
+        guard stat(path, &status) == 0, let locks = fopen("/proc/locks", "re")
         else { return false }
         defer { fclose(locks) }
         var line = [CChar](repeating: 0, count: 256)
@@ -68,17 +72,47 @@ package struct RunningCaches: Sendable {
         return false
     }
 
+    /// A cache that was started, not stopped, and has no server that could be asked.
+    package struct Unserved: Equatable, Sendable {
+        package let record: CacheRecord
+        /// Its supervisor is there, and another server about to come.
+        package let isRestarting: Bool
+
+        package init(record: CacheRecord, isRestarting: Bool) {
+            self.record = record
+            self.isRestarting = isRestarting
+        }
+    }
+
+    /// Caches that nobody serves at this moment, by ascending ids.
+    package func unserved() -> [Unserved] {
+        names().compactMap(RunDirectory.cacheID(recordName:)).sorted().compactMap(unserved)
+    }
+
+    package func unserved(_ id: UInt16) -> Unserved? {
+        guard listener(cacheID: id) == .absent else { return nil }
+        let path = RunDirectory.recordPath(cacheID: id, in: directory)
+        guard let text = try? String(contentsOfFile: path, encoding: .utf8),
+            let record = try? JSONDecoder().decode(CacheRecord.self, from: Data(text.utf8))
+        else { return nil }
+        return Unserved(record: record, isRestarting: isLocked(path) && record.failure == nil)
+    }
+
     private func socketIDs() -> [UInt16] {
+        names().compactMap(RunDirectory.cacheID(socketName:)).sorted()
+    }
+
+    private func names() -> [String] {
         guard let stream = opendir(directory) else { return [] }
         defer { closedir(stream) }
-        var found: [UInt16] = []
+        var found: [String] = []
         while let entry = readdir(stream) {
             let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
                 pointer.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
             }
-            if let id = RunDirectory.cacheID(socketName: name) { found.append(id) }
+            found.append(name)
         }
-        return found.sorted()
+        return found
     }
 }
 

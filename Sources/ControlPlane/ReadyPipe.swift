@@ -21,6 +21,15 @@ package struct ReadyPipe {
     /// Passes on a line from somebody else, without its line feed.
     package func relay(_ line: [UInt8]) {
         guard let descriptor else { return }
+        send(line)
+        close(descriptor)
+    }
+
+    /// Says something, and stays open.
+    func say(_ text: String) { send(Array(text.utf8)) }
+
+    private func send(_ line: [UInt8]) {
+        guard let descriptor else { return }
         var left = (line + [UInt8(ascii: "\n")])[...]
         while !left.isEmpty {
             let count = left.withUnsafeBytes { write(descriptor, $0.baseAddress, $0.count) }
@@ -28,7 +37,6 @@ package struct ReadyPipe {
             guard count > 0 else { break }
             left = left.dropFirst(count)
         }
-        close(descriptor)
     }
 }
 

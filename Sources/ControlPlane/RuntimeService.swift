@@ -12,10 +12,8 @@ package final class RuntimeService: CacheService {
 
     private init(_ cache: CacheInstance) { self.cache = cache }
 
-    /// Starts the cache the options describe, step by step, each one logged.
-    package static func start(
-        _ options: StartOptions, _ logger: Logger
-    ) throws(ErrorBody) -> StartedService {
+    /// What a process does before it has anything to do with a cache.
+    package static func prepare(_ logger: Logger) throws(ErrorBody) {
         for refusal in ServerHygiene.apply() { logger.warning("\(refusal)") }
         let features = try kernelFeatures()
         logger.info(
@@ -24,20 +22,82 @@ package final class RuntimeService: CacheService {
                 "ublk features": "0x\(String(features.rawValue, radix: 16))",
                 "protocol": "\(Endpoints.protocolVersion)", "program": "\(ProgramVersion.current)",
             ])
+    }
+
+    /// Starts the cache the options describe, step by step, each one logged.
+    package static func start(
+        _ options: StartOptions, _ logger: Logger
+    ) throws(ErrorBody) -> StartedService {
+        let times = StartTimes(since: options.diedAt)
         var claimed: RunLock?
-        // A loaded cache brings its own id; only then may another server of it be found.
-        if !options.load { claimed = try RunLock.claim(options.cacheID) }
+        // A loaded cache brings its own id. If that cannot be read, loading will say why.
+        let id =
+            options.load
+            ? CacheInstance.storedCacheID(devicePath: options.cacheDevice) : options.cacheID
+        if id != nil || !options.load { claimed = try RunLock.claim(id) }
+        times.note("claim")
         let cache = try translated { () throws(CacheError) in
-            try CacheInstance.start(try Self.options(options, id: claimed?.cacheID))
+            var wanted = try Self.options(options, id: options.load ? options.cacheID : claimed?.cacheID)
+            wanted.milestone = { times.note($0, logger) }
+            return try CacheInstance.start(wanted)
         }
-        logger.info("cache running", metadata: ["id": "\(cache.cacheID)"])
+        let what = cache.isResumed ? "cache goes on after the death of its server" : "cache running"
+        logger.info(
+            "\(what)",
+            metadata: ["id": "\(cache.cacheID)", "milliseconds": "\(times.text)"])
         let lock: RunLock
         if let claimed { lock = claimed } else { lock = try claim(cache) }
         var warnings: [String] = []
-        if cache.snapshot().state == .incomplete {
+        if cache.hasInactiveCores {
             warnings = ["Cache is in incomplete state - at least one core is inactive"]
         }
-        return StartedService(service: RuntimeService(cache), lock: lock, warnings: warnings)
+        let recovery = cache.recovery.map(body)
+        if let recovery { report(recovery, cache.cacheID, logger, &warnings) }
+        return StartedService(
+            service: RuntimeService(cache), lock: lock, warnings: warnings, recovery: recovery)
+    }
+
+    private static func body(_ recovered: RecoveredCache) -> RecoveryBody {
+        let report = recovered.report
+        return RecoveryBody(
+            dirtyLines: report.dirtyLines, dirtyBytes: report.dirtyBytes,
+            journalBlocks: report.journalBlocks, journalRecords: report.journalRecords,
+            recordsDropped: report.recordsDropped, damagedSets: UInt64(report.damagedSets.count),
+            seconds: recovered.seconds)
+    }
+
+    private static func report(
+        _ recovery: RecoveryBody, _ id: UInt16, _ logger: Logger, _ warnings: inout [String]
+    ) {
+        logger.notice(
+            "cache recovered",
+            metadata: [
+                "id": "\(id)", "dirty lines": "\(recovery.dirtyLines)",
+                "dirty bytes": "\(recovery.dirtyBytes)",
+                "journal blocks": "\(recovery.journalBlocks)",
+                "journal records": "\(recovery.journalRecords)",
+                "records without data": "\(recovery.recordsDropped)",
+                "seconds": "\(recovery.seconds)",
+            ])
+        guard recovery.damagedSets > 0 else { return }
+        warnings.append(
+            "\(recovery.damagedSets) sets of the cache could not be read; the dirty data they had "
+                + "are lost")
+    }
+
+    /// Ends the exported devices of a cache whose server is gone; returns its id.
+    package static func withdraw(
+        cacheDevice: String, _ logger: Logger
+    ) throws(ErrorBody) -> UInt16 {
+        let stored = CacheInstance.storedCacheID(devicePath: cacheDevice)
+        let lock = try stored.map { id throws(ErrorBody) in try RunLock.claim(id) }
+        let id = try translated { () throws(CacheError) in
+            try CacheInstance.withdrawExports(devicePath: cacheDevice)
+        }
+        lock?.removeSocket()
+        unlink(RunDirectory.recordPath(cacheID: id))
+        logger.info("exported devices ended", metadata: ["id": "\(id)"])
+        return id
     }
 
     /// Claims the id of a loaded cache; another cache may run under it.
@@ -66,7 +126,10 @@ package final class RuntimeService: CacheService {
         result.cacheID = id
         result.mode = try options.mode.map { mode throws(CacheError) in try engineMode(mode) }
         result.force = options.force
+        result.durability = options.durability.map(engineDurability)
         result.load = options.load
+        result.forcePartial = options.forcePartial
+        result.resumesOnly = options.resume
         result.lineBytes = options.lineKiB.map { $0 &* 1024 }
         return result
     }
@@ -114,6 +177,21 @@ extension RuntimeService {
         }
     }
 
+    package func setParameters(_ body: ParametersBody) throws(ErrorBody) {
+        try Self.translated { () throws(CacheError) in
+            if let durability = body.durability {
+                try cache.setDurability(Self.engineDurability(durability))
+            }
+        }
+    }
+
+    private static func engineDurability(_ durability: Durability) -> EngineDurability {
+        switch durability {
+        case .flush: .flush
+        case .write: .write
+        }
+    }
+
     package func resetCounters(core: UInt16?) throws(ErrorBody) {
         try Self.translated { () throws(CacheError) in try cache.resetCounters(core: core) }
     }
@@ -152,6 +230,8 @@ extension RuntimeService {
         case .busy: ErrorBody.Code.deviceBusy
         case .oldMetadata: ErrorBody.Code.metadataFound
         case .noMetadata: ErrorBody.Code.noMetadata
+        case .notCleanlyStopped: ErrorBody.Code.notCleanlyStopped
+        case .cleanlyStopped: ErrorBody.Code.cleanlyStopped
         case .invalidArgument: ErrorBody.Code.badRequest
         default: ErrorBody.Code.failed
         }
@@ -173,6 +253,7 @@ extension RuntimeService {
             previousMode: status.previousMode.map(mode), device: status.devicePath,
             sizeBytes: status.lineCount * UInt64(status.lineBytes), lineBytes: status.lineBytes,
             cleaningPolicy: "nop", promotionPolicy: "always", prefetchPolicy: "none",
+            durability: status.durability == .write ? .write : .flush,
             dirtySeconds: cores.compactMap(\.dirtySeconds).max(),
             metadataBytes: status.metadataBytes, flushProgress: progress(cores),
             statistics: total, cores: cores)
@@ -280,5 +361,39 @@ extension RequestCounters.Direction {
         partialMisses += other.partialMisses
         fullMisses += other.fullMisses
         passThrough += other.passThrough
+    }
+}
+
+/// How long each step of a start took: since the death of the worker before, or since it began.
+private final class StartTimes: Sendable {
+    private let start: UInt64
+    private let steps = Mutex<[String]>([])
+    private let isClosed = Atomic(false)
+
+    init(since start: UInt64?) { self.start = start ?? MonotonicTime.now }
+
+    private var milliseconds: String {
+        let tenths = (MonotonicTime.now - start) / 100_000
+        return "\(tenths / 10).\(tenths % 10)"
+    }
+
+    func note(_ step: String) {
+        let time = milliseconds
+        steps.withLock { $0.append("\(step) \(time)") }
+    }
+
+    /// What comes after the others were told is told by itself.
+    func note(_ step: String, _ logger: Logger) {
+        if isClosed.load(ordering: .acquiring) {
+            logger.info("\(step)", metadata: ["milliseconds": "\(milliseconds)"])
+        } else {
+            note(step)
+        }
+    }
+
+    /// All steps so far.
+    var text: String {
+        isClosed.store(true, ordering: .releasing)
+        return steps.withLock { $0.joined(separator: ", ") } + ", serving \(milliseconds)"
     }
 }

@@ -12,14 +12,23 @@ package struct WorkerProcess {
     private let options: StartOptions
     private let ready: ReadyPipe
     private let logger: Logger
+    /// For a spare worker: nothing of the cache is touched before it is called.
+    private let waitingPlace: WaitingPlace?
+    /// What can be done before the cache is known to be ours; the product's is
+    /// `RuntimeService.prepare`.
+    private let prepare: @Sendable (Logger) throws(ErrorBody) -> Void
     /// Starts the cache; the product's is `RuntimeService.start`.
     private let startService: @Sendable (StartOptions, Logger) throws(ErrorBody) -> StartedService
 
     package init(
         options: StartOptions, ready: ReadyPipe, logger: Logger,
+        waitingPlace: WaitingPlace? = nil,
+        prepare: @escaping @Sendable (Logger) throws(ErrorBody) -> Void = { _ in },
         startService:
             @escaping @Sendable (StartOptions, Logger) throws(ErrorBody) -> StartedService
     ) {
+        self.waitingPlace = waitingPlace
+        self.prepare = prepare
         self.options = options
         self.ready = ready
         self.logger = logger
@@ -33,11 +42,17 @@ package struct WorkerProcess {
         umask(0o077)
         let started: StartedService
         do throws(ErrorBody) {
+            try prepare(logger)
+            var options = options
+            if let waitingPlace {
+                guard let moment = waitingPlace.wait() else { return 0 }
+                options.diedAt = moment
+            }
             started = try startService(options, logger)
         } catch {
             logger.error("\(error.message)")
             ready.report(.failed(error))
-            return 1
+            return error.code == ErrorBody.Code.cleanlyStopped ? 0 : 1
         }
         if EarlySignal.hasCome { return endAtOnce(started) }
         let end = EndOfService()
@@ -96,8 +111,13 @@ package struct StartedService: Sendable {
     package let lock: RunLock
     /// Sentences for the admin: what is not entirely as expected.
     package let warnings: [String]
+    package let recovery: RecoveryBody?
 
-    package init(service: any CacheService, lock: RunLock, warnings: [String]) {
+    package init(
+        service: any CacheService, lock: RunLock, warnings: [String],
+        recovery: RecoveryBody? = nil
+    ) {
+        self.recovery = recovery
         self.service = service
         self.lock = lock
         self.warnings = warnings
@@ -190,7 +210,9 @@ private struct ReadinessReport: Service {
         ready.report(
             end.isFinished
                 ? .failed(.endedEarly)
-                : .ready(cacheID: started.lock.cacheID, warnings: started.warnings))
+                : .ready(
+                    cacheID: started.lock.cacheID, warnings: started.warnings,
+                    recovery: started.recovery))
     }
 }
 

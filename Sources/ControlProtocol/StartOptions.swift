@@ -8,19 +8,31 @@ package struct StartOptions: Codable, Sendable, Equatable {
     package var mode: CacheMode?
     /// Cache line size in KiB: 4, 8, 16, 32 or 64.
     package var lineKiB: UInt32?
+    package var durability: Durability?
     package var load: Bool
     package var force: Bool
+    /// With `load`: start without the parts of the metadata that cannot be read.
+    package var forcePartial: Bool
+    /// With `load`: go on after a worker that died; a cache that was stopped in order stays so.
+    package var resume: Bool
+    /// When the worker died that this one goes on after, on the monotonic clock in nanoseconds;
+    /// told when it happens.
+    package var diedAt: UInt64?
 
     package init(
         cacheDevice: String, cacheID: UInt16? = nil, mode: CacheMode? = nil,
-        lineKiB: UInt32? = nil, load: Bool = false, force: Bool = false
+        lineKiB: UInt32? = nil, durability: Durability? = nil, load: Bool = false,
+        force: Bool = false, forcePartial: Bool = false, resume: Bool = false
     ) {
         self.cacheDevice = cacheDevice
         self.cacheID = cacheID
         self.mode = mode
         self.lineKiB = lineKiB
+        self.durability = durability
         self.load = load
         self.force = force
+        self.forcePartial = forcePartial
+        self.resume = resume
     }
 
     /// The command line of `casd` (without the program's name): the long options of `casadm -S`,
@@ -30,8 +42,11 @@ package struct StartOptions: Codable, Sendable, Equatable {
         if let cacheID { list += ["--cache-id", String(cacheID)] }
         if let mode { list += ["--cache-mode", mode.rawValue] }
         if let lineKiB { list += ["--cache-line-size", String(lineKiB)] }
+        if let durability { list += ["--durability", durability.rawValue] }
         if load { list.append("--load") }
         if force { list.append("--force") }
+        if forcePartial { list.append("--force-partial") }
+        if resume { list.append("--resume") }
         if let readyDescriptor { list += ["--ready-fd", String(readyDescriptor)] }
         return list
     }
@@ -47,9 +62,16 @@ package struct Readiness: Codable, Sendable, Equatable {
     package var code: String?
     /// Sentences for an admin whose cache started, but not entirely as expected.
     package var warnings: [String]?
+    /// What recovery found, if the cache had not been stopped.
+    package var recovery: RecoveryBody?
 
-    package static func ready(cacheID: UInt16, warnings: [String] = []) -> Readiness {
-        Readiness(ok: true, cacheID: cacheID, warnings: warnings.isEmpty ? nil : warnings)
+    package static func ready(
+        cacheID: UInt16, warnings: [String] = [], recovery: RecoveryBody? = nil
+    ) -> Readiness {
+        var readiness = Readiness(
+            ok: true, cacheID: cacheID, warnings: warnings.isEmpty ? nil : warnings)
+        readiness.recovery = recovery
+        return readiness
     }
 
     package static func failed(_ error: ErrorBody) -> Readiness {
@@ -68,6 +90,6 @@ package struct Readiness: Codable, Sendable, Equatable {
     }
 
     private enum CodingKeys: String, CodingKey {
-        case ok, cacheID = "cacheId", message, code, warnings
+        case ok, cacheID = "cacheId", message, code, warnings, recovery
     }
 }

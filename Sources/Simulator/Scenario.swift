@@ -38,6 +38,8 @@ package struct Scenario {
     /// For a third of the run one core has no device, as after a load without it: no requests come
     /// for it, and its lines, dirty ones too, stay in the cache.
     package var hasAbsentCore = false
+    /// Chances in 100 000, at each step, that the process dies and another one goes on.
+    package var crashesPerHundredThousand = 0
     package var requestCount = 3000
     package var limits = EngineLimits()
 
@@ -72,6 +74,7 @@ package struct Scenario {
         hasChecksums = random.chance(80)
         if random.chance(25) { durability = .write }
         if random.chance(60) { powerCutsPer100000 = [5, 20, 100][random.below(3)] }
+        if random.chance(40) { crashesPerHundredThousand = [10, 100, 1000][random.below(3)] }
     }
 }
 

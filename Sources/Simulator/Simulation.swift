@@ -7,7 +7,9 @@ import CacheEngine
 /// flushed, and each core must hold what its users wrote.
 package final class Simulation {
     let world: World
-    private(set) var workers: [SimulatedWorker] = []
+    var workers: [SimulatedWorker] = []
+    package var crashes = 0
+    var madeBeforeCrash = 0
     private(set) var made = 0
     var removing: SimulatedCore?
     var flushing: Set<UInt16> = []
@@ -17,9 +19,11 @@ package final class Simulation {
     /// With `traced` a violation is told with the last events of its sector; that costs time.
     package init(_ scenario: Scenario, traced: Bool = false) {
         world = World(scenario, traced: traced)
-        for index in 0..<scenario.workerCount {
-            workers.append(SimulatedWorker(world: world, index: index))
-        }
+        startWorkers()
+    }
+
+    func startWorkers() {
+        workers = (0..<world.scenario.workerCount).map { SimulatedWorker(world: world, index: $0) }
     }
 
     package var eventCount: UInt64 { world.eventCount }
@@ -39,6 +43,7 @@ package final class Simulation {
         }
         try drain()
         if world.scenario.errorPerMille == 0 { try flushAll() }
+        world.shared.finishAdoption()
         world.shared.checkInvariants(quiescent: true)
     }
 
@@ -50,8 +55,16 @@ package final class Simulation {
             made += 1
         }
         maybeManage()
+        maybeCrash()
         progress()
         if made % 64 == 0 { world.pruneHistories() }
+    }
+
+    /// What the product's adoption thread does.
+    private func adoptSome() {
+        let set = UInt32(world.random.below(world.scenario.setCount))
+        if world.random.chance(5) { world.shared.adopt(sets: set..<set + 1) }
+        if world.random.chance(1) { world.shared.finishAdoption() }
     }
 
     private var cutIsDue: Bool {
@@ -74,9 +87,7 @@ package final class Simulation {
         modeChange = nil
         if let core = absent { world.shared.setHasDevice(core.id, false) }
         world.shared.mode = [.writeBack, .writeThrough, .passThrough][world.random.below(3)]
-        for index in 0..<world.scenario.workerCount {
-            workers.append(SimulatedWorker(world: world, index: index))
-        }
+        startWorkers()
     }
 
     /// Lets one thing happen: a device acts, or a worker takes a turn.
@@ -84,6 +95,7 @@ package final class Simulation {
         _ = world.tick()
         if !world.transfers.isEmpty, world.random.chance(60) { world.stepTransfer() }
         if world.random.chance(1) { world.writeBackSome(world.cacheDevice, percent: 20) }
+        if !world.shared.isAdopted { adoptSome() }
         let worker = world.random.below(workers.count)
         workers[worker].turn()
         if world.random.chance(2) { world.shared.checkInvariants(quiescent: false) }
@@ -98,6 +110,7 @@ package final class Simulation {
     }
 
     func drain() throws(Violation) {
+        world.shared.finishAdoption()
         var idle = 0
         var turns = 0
         while idle < 3 {

@@ -59,11 +59,11 @@ extension World {
             end(transfer)
             return
         }
-        stepPiece(transfer)
+        takePiece(of: transfer)
     }
 
-    /// A piece of the transfer takes effect.
-    func stepPiece(_ transfer: SimulatedTransfer) {
+    /// Some of the transfer's sectors take effect.
+    func takePiece(of transfer: SimulatedTransfer) {
         let piece = random.below(transfer.pending.count)
         var range = transfer.pending.remove(at: piece)
         if range.count > 1, random.chance(30) {

@@ -55,7 +55,7 @@ extension World {
         let percent = [0, 10, 50, 90, 100][random.below(5)]
         for transfer in transfers where random.chance(percent) {
             while !transfer.pending.isEmpty, !isFlush(transfer.command), random.chance(80) {
-                stepPiece(transfer)
+                takePiece(of: transfer)
             }
         }
         for device in [cacheDevice] + cores.map(\.device) {
@@ -107,7 +107,6 @@ extension World {
         }
         restart()
         if let set = shared.adoptPages() { fail("recovery made a page of set \(set) without sense") }
-        shared.markAllChanged()
         shared.durability = scenario.durability
         for core in cores { checkAfterCut(core) }
     }

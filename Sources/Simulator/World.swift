@@ -8,8 +8,9 @@ final class World {
     let scenario: Scenario
     var random: SeededRandom
     let geometry: Geometry
-    private(set) var shared: SharedCache
+    var shared: SharedCache
     let pages: UnsafeMutableRawPointer
+    let journalMemory: UnsafeMutableRawPointer
     /// Names the journal blocks since the last start.
     private(set) var session: UInt64 = 1
     let cacheDevice: SimulatedDevice
@@ -46,7 +47,10 @@ final class World {
         let pageBytes = scenario.setCount * SetPageLayout.byteCount
         pages = .allocate(byteCount: pageBytes, alignment: 4096)
         pages.initializeMemory(as: UInt8.self, repeating: 0, count: pageBytes)
-        shared = SharedCache(geometry: geometry, pages: pages, workerCount: scenario.workerCount)
+        journalMemory = .allocate(byteCount: Journal.byteCount, alignment: 4096)
+        shared = SharedCache(
+            geometry: geometry, pages: pages, workerCount: scenario.workerCount,
+            journal: .anew(journalMemory, session: 1))
         shared.mode = scenario.mode
         shared.durability = scenario.durability
         cacheDevice = SimulatedDevice(
@@ -72,13 +76,15 @@ final class World {
         shared.deallocate()
         session += 1
         shared = SharedCache(
-            geometry: geometry, pages: pages, workerCount: scenario.workerCount, session: session)
+            geometry: geometry, pages: pages, workerCount: scenario.workerCount,
+            journal: .anew(journalMemory, session: session))
         for core in cores where core.isAttached { addToCache(core) }
     }
 
     deinit {
         shared.deallocate()
         pages.deallocate()
+        journalMemory.deallocate()
     }
 
     func addToCache(_ core: SimulatedCore) {

@@ -11,7 +11,7 @@ public enum ServerHygiene {
     public static func apply() -> [String] {
         var refusals: [String] = []
         note(&refusals, ucas_become_io_flusher(), "marking this process as one that writes back")
-        note(&refusals, ucas_own_mounts(), "making a mount namespace of its own")
+        note(&refusals, OwnMounts.make(), "making a mount namespace of its own")
         note(&refusals, ucas_lock_memory(), "locking this process's memory")
         note(&refusals, protectFromOutOfMemory(), "protecting this process from the OOM killer")
         return refusals

@@ -25,6 +25,7 @@ struct Simulate: ParsableCommand {
         print("first seed \(first)")
         var number: UInt64 = 0
         var events: UInt64 = 0
+        var crashes = 0
         while seed == nil ? goesOn(number, clock.now - start) : number < 1 {
             let simulation = Simulation(
                 Scenario(seed: first &+ number), traced: seed != nil)
@@ -36,9 +37,10 @@ struct Simulate: ParsableCommand {
                 throw ExitCode(1)
             }
             events += simulation.eventCount
+            crashes += simulation.crashes
             number += 1
         }
-        print("\(number) seeds, \(events) events, 0 violations")
+        print("\(number) seeds, \(events) events, \(crashes) process crashes, 0 violations")
     }
 
     private func goesOn(_ number: UInt64, _ elapsed: Duration) -> Bool {

@@ -2,21 +2,20 @@ import Testing
 
 @testable import CacheEngine
 
-/// A sidecar in memory of its own.
+/// The sidecar of a cache's only set, all zero.
 private final class Memory {
-    let base = UnsafeMutableRawPointer.allocate(
-        byteCount: SetSidecar.byteCount, alignment: 64)
-    init() { base.initializeMemory(as: UInt8.self, repeating: 0, count: SetSidecar.byteCount) }
-    deinit { base.deallocate() }
-    var sidecar: SetSidecar { SetSidecar(base) }
+    let bench: Bench
+    init() throws { bench = try Bench(.writeBack) }
+    var sidecar: SetSidecar { bench.shared.sidecar(0) }
     var sum: Int {
-        UnsafeRawBufferPointer(start: base, count: SetSidecar.byteCount).reduce(0) { $0 + Int($1) }
+        UnsafeRawBufferPointer(start: sidecar.base, count: SetSidecar.byteCount)
+            .reduce(0) { $0 + Int($1) }
     }
 }
 
 @Suite struct SidecarTests {
-    @Test func theFieldsDoNotTouchEachOther() {
-        let memory = Memory()
+    @Test func theFieldsDoNotTouchEachOther() throws {
+        let memory = try Memory()
         let sidecar = memory.sidecar
         sidecar.lock()
         sidecar.occupied = 224
@@ -27,10 +26,11 @@ private final class Memory {
         sidecar.isChanged = true
         sidecar.isListed = true
         sidecar.hadFailedWrite = true
-        sidecar.pageIsBeingWritten = true
-        sidecar.nextListed = .max - 1
+        sidecar.listed.pageIsBeingWritten = true
+        sidecar.listed.isOlder = true
+        sidecar.listed.nextListed = .max - 1
         sidecar.lastCommit = .max - 2
-        sidecar.listedBlock = .max - 3
+        sidecar.listed.listedBlock = .max - 3
         for hash in UInt16(0)..<32 { sidecar.directWrites(hash).pointee = 0xd0 }
         for way in 0..<224 { sidecar.uses[way] = WayUse(rawValue: 0x55) }
         for _ in 0..<SetSidecar.ghostCapacity { sidecar.ghostInsert(0xbeef) }
@@ -38,16 +38,18 @@ private final class Memory {
         #expect(sidecar.occupied == 224 && sidecar.dirty == 223 && sidecar.small == 222)
         #expect(sidecar.waiters == .max)
         #expect(sidecar.isUrgent && sidecar.isChanged)
-        #expect(sidecar.isListed && sidecar.hadFailedWrite && sidecar.pageIsBeingWritten)
-        #expect(sidecar.nextListed == UInt32.max - 1)
-        #expect(sidecar.lastCommit == UInt64.max - 2 && sidecar.listedBlock == UInt64.max - 3)
+        #expect(sidecar.isListed && sidecar.hadFailedWrite)
+        #expect(sidecar.listed.pageIsBeingWritten && sidecar.listed.isOlder)
+        #expect(sidecar.listed.nextListed == UInt32.max - 1)
+        #expect(sidecar.lastCommit == UInt64.max - 2)
+        #expect(sidecar.listed.listedBlock == UInt64.max - 3)
         #expect((UInt16(0)..<32).allSatisfy { sidecar.directWrites($0).pointee == 0xd0 })
         #expect((0..<224).allSatisfy { sidecar.uses[$0] == WayUse(rawValue: 0x55) })
         #expect(sidecar.ghostContains(0xbeef))
     }
 
-    @Test func theFlagsDoNotTouchEachOther() {
-        let memory = Memory()
+    @Test func theFlagsDoNotTouchEachOther() throws {
+        let memory = try Memory()
         let flags = memory.sidecar
         flags.isUrgent = true
         flags.isChanged = true
@@ -63,15 +65,15 @@ private final class Memory {
         #expect(memory.sum == 0)
     }
 
-    @Test func directWritesAreCountedByHash() {
-        let memory = Memory()
+    @Test func directWritesAreCountedByHash() throws {
+        let memory = try Memory()
         memory.sidecar.directWrites(3).pointee += 1
         #expect(memory.sidecar.directWrites(3 + 32).pointee == 1)
         #expect(memory.sidecar.directWrites(4).pointee == 0)
     }
 
-    @Test func theGhostRemembersTheLast200() {
-        let memory = Memory()
+    @Test func theGhostRemembersTheLast200() throws {
+        let memory = try Memory()
         let ghost = memory.sidecar
         for hash in UInt16(1)...450 {
             #expect(!ghost.ghostContains(hash))
@@ -82,15 +84,14 @@ private final class Memory {
         #expect((1...250).allSatisfy { !ghost.ghostContains(UInt16($0)) })
     }
 
-    @Test func theLockExcludes() async {
-        let memory = Memory()
+    @Test func theLockExcludes() async throws {
+        let memory = try Memory()
         let sidecar = memory.sidecar
-        let base = UInt(bitPattern: memory.base)
+        let shared = memory.bench.shared
         await withTaskGroup(of: Void.self) { group in
             for _ in 0..<4 {
                 group.addTask {
-                    guard let base = UnsafeMutableRawPointer(bitPattern: base) else { return }
-                    let sidecar = SetSidecar(base)
+                    let sidecar = shared.sidecar(0)
                     for _ in 0..<20_000 {
                         sidecar.lock()
                         sidecar.waiters += 1

@@ -1,4 +1,5 @@
 import CacheEngine
+import CacheFormat
 import CacheRuntime
 import Glibc
 import Testing
@@ -142,7 +143,8 @@ import Testing
         try stop(instance)
         do {
             let loaded = try CacheInstance.start(loading(copy))
-            #expect(loaded.recovery?.dirtyLines == 0 && loaded.recovery?.damagedSets == [])
+            let report = try #require(loaded.recovery?.report)
+            #expect(report.dirtyLines == 0 && report.damagedSets == [])
             #expect(loaded.snapshot().cores.map(\.id) == [1])
             try stop(loaded)
         }
@@ -150,6 +152,102 @@ import Testing
         let again = try CacheInstance.start(loading(copy))
         #expect(again.recovery == nil)
         try stop(again)
+    }
+
+    /// A process that serves a cache of cores 3 and 4, and dies.
+    private func startAndDie(_ cache: TemporaryFile, _ cores: [TemporaryFile]) async {
+        let paths = [cache.path, cores[0].path, cores[1].path]
+        await #expect(processExitsWith: .signal(SIGKILL)) { [paths = paths as [String]] in
+            var options = CacheInstance.Options(devicePath: paths[0])
+            options.cacheID = 7
+            options.workerCount = 2
+            options.allowsPlainFiles = true
+            options.exportsDevices = false
+            let instance = try CacheInstance.start(options)
+            _ = try instance.addCore(id: 3, devicePath: paths[1])
+            _ = try instance.addCore(id: 4, devicePath: paths[2])
+            try instance.setMode(.writeBack, flush: true, cancelled: { false })
+            kill(getpid(), SIGKILL)
+        }
+    }
+
+    @Test func aCacheGoesOnAfterTheDeathOfItsProcess() async throws {
+        let cache = TemporaryFile(byteCount: 48 << 20)
+        let cores = (0..<2).map { _ in TemporaryFile(byteCount: 16 << 20) }
+        await startAndDie(cache, cores)
+        do {
+            let instance = try CacheInstance.start(loading(cache))
+            #expect(instance.isResumed)
+            let status = instance.snapshot()
+            #expect(status.mode == .writeBack && status.state == .running)
+            #expect(status.cores.map(\.id) == [3, 4] && status.workerCount == 2)
+            try stop(instance)
+        }
+        let loaded = try CacheInstance.start(loading(cache))
+        #expect(!loaded.isResumed && loaded.snapshot().mode == .writeBack)
+        try stop(loaded)
+    }
+
+    @Test func aCacheThatWasStoppedIsNotResumed() throws {
+        let cache = TemporaryFile(byteCount: 48 << 20)
+        try startAndStop(options(cache))
+        var resuming = loading(cache)
+        resuming.resumesOnly = true
+        let text = message { () throws(CacheError) in _ = try CacheInstance.start(resuming) }
+        #expect(text == "Cache 7 on '\(cache.path)' was stopped in order.")
+        let instance = try CacheInstance.start(loading(cache))
+        #expect(!instance.isResumed)
+        try stop(instance)
+    }
+
+    /// The superblock of a copy is the same, and its lines are what they were long ago.
+    @Test func aCopyOfADeadCachesDeviceIsRefused() async throws {
+        let cache = TemporaryFile(byteCount: 48 << 20)
+        let cores = (0..<2).map { _ in TemporaryFile(byteCount: 16 << 20) }
+        await startAndDie(cache, cores)
+        let copy = TemporaryFile(byteCount: 0)
+        #expect(system("cp \(cache.path) \(copy.path)") == 0)
+        let text = message { () throws(CacheError) in
+            _ = try CacheInstance.start(loading(copy))
+        }
+        #expect(text?.contains("was not stopped cleanly") == true)
+        #expect(text?.contains("was made for another device") == true)
+        let instance = try CacheInstance.start(loading(cache))
+        try stop(instance)
+    }
+
+    @Test func aCacheWhoseImageIsGoneIsRecovered() async throws {
+        let cache = TemporaryFile(byteCount: 48 << 20)
+        let cores = (0..<2).map { _ in TemporaryFile(byteCount: 16 << 20) }
+        await startAndDie(cache, cores)
+        let superblock = try CacheStore.open(
+            try DeviceFile.open(
+                path: cache.path, role: .cache, allowsPlainFile: true, patience: 60)
+        ).superblock
+        MemoryImage.removeLeftOver(cacheUUID: superblock.cacheUUID)
+        let instance = try CacheInstance.start(loading(cache))
+        #expect(!instance.isResumed)
+        #expect(instance.recovery?.report.damagedSets == [])
+        let status = instance.snapshot()
+        #expect(status.mode == .writeBack && status.cores.map(\.id) == [3, 4])
+        try stop(instance)
+    }
+
+    /// Whoever only goes on with what is in memory does not look at the device instead.
+    @Test func aCacheWhoseImageIsGoneIsNotResumed() async throws {
+        let cache = TemporaryFile(byteCount: 48 << 20)
+        let cores = (0..<2).map { _ in TemporaryFile(byteCount: 16 << 20) }
+        await startAndDie(cache, cores)
+        let superblock = try CacheStore.open(
+            try DeviceFile.open(
+                path: cache.path, role: .cache, allowsPlainFile: true, patience: 60)
+        ).superblock
+        MemoryImage.removeLeftOver(cacheUUID: superblock.cacheUUID)
+        var resuming = loading(cache)
+        resuming.resumesOnly = true
+        let text = message { () throws(CacheError) in _ = try CacheInstance.start(resuming) }
+        #expect(text?.contains("was not stopped cleanly") == true)
+        #expect(text?.contains("does not outlive a restart of the machine") == true)
     }
 
     @Test func aMissingCoreLeavesTheCacheIncomplete() throws {

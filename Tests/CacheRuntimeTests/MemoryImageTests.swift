@@ -10,52 +10,114 @@ import Testing
     private func identity(session: UInt64 = 7) throws -> ImageIdentity {
         ImageIdentity(
             bootID: try ImageIdentity.currentBoot(), cacheUUID: UInt128.random(in: 1 ... .max),
-            session: session)
+            session: session, device: try #require(DeviceIdentity(path: "/dev/null")))
     }
+
+    private let counterBytes = SharedCache.counterBytes(workerCount: 2)
 
     @Test func theContentIsInTheFile() throws {
         let geometry = try #require(geometry)
         let identity = try identity()
-        let image = try MemoryImage(creating: identity, geometry: geometry)
+        let image = try MemoryImage(creating: identity, geometry: geometry, workerCount: 2)
         defer { image.remove() }
         image.pages.storeBytes(of: 0x1234, toByteOffset: 4 * 4096, as: UInt64.self)
-        #expect(MemoryImage.matches(path: image.path, identity: identity, geometry: geometry))
+        image.counters.storeBytes(of: 0x77, toByteOffset: counterBytes - 8, as: UInt64.self)
         let descriptor = open(image.path, O_RDONLY)
         defer { close(descriptor) }
         var word: UInt64 = 0
         #expect(pread(descriptor, &word, 8, (2 << 20) + 4 * 4096) == 8)
         #expect(word == 0x1234)
-        // The journal's memory is behind the pages.
+        // The journal's memory is the last of it.
         image.journalMemory.storeBytes(
             of: 0x5678, toByteOffset: Journal.byteCount - 8, as: UInt64.self)
-        #expect(pread(descriptor, &word, 8, (2 << 20) + 5 * 4096 + off_t(Journal.byteCount) - 8) == 8)
-        #expect(word == 0x5678)
         var status = stat()
         #expect(fstat(descriptor, &status) == 0)
         #expect(status.st_mode & 0o777 == 0o600)
-        #expect(status.st_size == (2 << 20) + 5 * 4096 + Journal.byteCount)
+        let size = (2 << 20) + 5 * 4096 + counterBytes + Journal.byteCount
+        #expect(Int(status.st_size) == size)
+        #expect(pread(descriptor, &word, 8, off_t(size) - 8) == 8)
+        #expect(word == 0x5678)
+        #expect(pread(descriptor, &word, 8, off_t(size - Journal.byteCount) - 8) == 8)
+        #expect(word == 0x77)
     }
 
-    @Test func anImageOfSomethingElseDoesNotMatch() throws {
+    @Test func anotherProcessGoesOnWithIt() throws {
         let geometry = try #require(geometry)
         let identity = try identity()
-        let image = try MemoryImage(creating: identity, geometry: geometry)
+        let first = try MemoryImage(creating: identity, geometry: geometry, workerCount: 2)
+        defer { first.remove() }
+        first.pages.storeBytes(of: 0x1234, toByteOffset: 4 * 4096, as: UInt64.self)
+        first.counters.storeBytes(of: 0x77, toByteOffset: 8, as: UInt64.self)
+        #expect(MemoryImage.find(identity, geometry: geometry) == .unfinished)
+        first.publish()
+        #expect(MemoryImage.find(identity, geometry: geometry) == .usable(workerCount: 2))
+        // As long as its maker lives, nobody else gets it.
+        let early = code { () throws(CacheError) in
+            _ = try MemoryImage(attaching: identity, geometry: geometry)
+        }
+        #expect(early == .busy)
+        let path = first.path
+        let copy = path + ".copy"
+        #expect(system("cp \(path) \(copy) && mv \(copy) \(path)") == 0)
+        let second = try MemoryImage(attaching: identity, geometry: geometry)
+        #expect(second.workerCount == 2)
+        #expect(second.pages.load(fromByteOffset: 4 * 4096, as: UInt64.self) == 0x1234)
+        #expect(second.counters.load(fromByteOffset: 8, as: UInt64.self) == 0x77)
+    }
+
+    @Test func anImageOfSomethingElseIsNotAttached() throws {
+        let geometry = try #require(geometry)
+        let identity = try identity()
+        #expect(MemoryImage.find(identity, geometry: geometry) == .absent)
+        let image = try MemoryImage(creating: identity, geometry: geometry, workerCount: 2)
         defer { image.remove() }
+        image.publish()
         var other = identity
         other.session += 1
-        #expect(!MemoryImage.matches(path: image.path, identity: other, geometry: geometry))
+        #expect(MemoryImage.find(other, geometry: geometry) == .otherSession)
+        let refused = code { () throws(CacheError) in
+            _ = try MemoryImage(attaching: other, geometry: geometry)
+        }
+        #expect(refused == .notCleanlyStopped)
         other = identity
         other.bootID ^= 1
-        #expect(!MemoryImage.matches(path: image.path, identity: other, geometry: geometry))
+        #expect(MemoryImage.find(other, geometry: geometry) == .otherBoot)
+        other = identity
+        other.device = try #require(DeviceIdentity(path: "/dev/zero"))
+        #expect(MemoryImage.find(other, geometry: geometry) == .otherDevice)
         let larger = try #require(
             Geometry(lineBytes: 4096, setCount: 6, journalBlockCount: 256))
-        #expect(!MemoryImage.matches(path: image.path, identity: identity, geometry: larger))
-        #expect(!MemoryImage.matches(path: "/dev/null", identity: identity, geometry: geometry))
+        #expect(MemoryImage.find(identity, geometry: larger) == .otherCache)
+    }
+
+    /// Each byte of the header, and the length, decide whether it is the image that was looked for.
+    @Test func aDamagedHeaderIsNotAttached() throws {
+        let geometry = try #require(geometry)
+        let identity = try identity()
+        let image = try MemoryImage(creating: identity, geometry: geometry, workerCount: 2)
+        defer { image.remove() }
+        image.publish()
+        let descriptor = open(image.path, O_RDWR)
+        defer { close(descriptor) }
+        for offset in 0..<88 where !(68..<72).contains(offset) {
+            var byte: UInt8 = 0
+            #expect(pread(descriptor, &byte, 1, off_t(offset)) == 1)
+            var spoilt = byte ^ 0x40
+            #expect(pwrite(descriptor, &spoilt, 1, off_t(offset)) == 1)
+            let found = MemoryImage.find(identity, geometry: geometry)
+            #expect(found != .usable(workerCount: 2), "byte \(offset)")
+            if case .usable = found { Issue.record("byte \(offset) is not looked at") }
+            #expect(pwrite(descriptor, &byte, 1, off_t(offset)) == 1)
+        }
+        #expect(MemoryImage.find(identity, geometry: geometry) == .usable(workerCount: 2))
+        #expect(ftruncate(descriptor, off_t(2 << 20) + 4 * 4096) == 0)
+        #expect(MemoryImage.find(identity, geometry: geometry) == .unfinished)
     }
 
     @Test func removingLeavesNothing() throws {
         let geometry = try #require(geometry)
-        let image = try MemoryImage(creating: try identity(), geometry: geometry)
+        let image = try MemoryImage(
+            creating: try identity(), geometry: geometry, workerCount: 1)
         #expect(access(image.path, F_OK) == 0)
         image.remove()
         #expect(access(image.path, F_OK) != 0)
@@ -67,7 +129,7 @@ import Testing
             Geometry(lineBytes: 65536, setCount: 1 << 31, journalBlockCount: 256))
         let identity = try identity()
         let text = message { () throws(CacheError) in
-            _ = try MemoryImage(creating: identity, geometry: huge)
+            _ = try MemoryImage(creating: identity, geometry: huge, workerCount: 1)
         }
         #expect(text?.hasPrefix("Not enough free RAM") == true)
         let path = MemoryImage.path(cacheUUID: identity.cacheUUID, directory: "/dev/shm")

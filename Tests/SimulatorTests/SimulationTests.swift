@@ -21,6 +21,8 @@ import Testing
         #expect(simulation.eventCount > UInt64(scenario.requestCount))
         // Every one was answered, and every answer of a read is judged.
         #expect(simulation.world.underWay.isEmpty)
+        // Counters begin anew with each power cut and each death of the process.
+        guard simulation.world.powerCuts == 0, simulation.crashes == 0 else { return }
         #expect(Self.sum(.exportedReadBytes, simulation) > 0, "no read was judged")
         #expect(Self.sum(.exportedWriteBytes, simulation) > 0, "nothing was written")
     }
@@ -49,6 +51,26 @@ import Testing
             events: world.cores.map {
                 world.trace?.lines(core: $0.id, sector: 0, most: .max) ?? []
             })
+    }
+
+    /// Seeds from before processes died in the simulator play what they played then.
+    @Test(arguments: regressions)
+    func aSeedPlaysWithoutDeathsToo(seed: UInt64) throws {
+        var scenario = Scenario(seed: seed)
+        scenario.crashesPerHundredThousand = 0
+        let simulation = Simulation(scenario)
+        try simulation.run()
+        #expect(simulation.crashes == 0)
+    }
+
+    @Test(arguments: [31, 32, 33] as [UInt64])
+    func nothingIsLostWhenTheProcessDiesOverAndOver(seed: UInt64) throws {
+        var scenario = Scenario(seed: seed)
+        scenario.mode = .writeBack
+        scenario.crashesPerHundredThousand = 2000
+        let simulation = Simulation(scenario)
+        try simulation.run()
+        #expect(simulation.crashes > 20)
     }
 
     @Test(arguments: [2, 3, 9, 5963] as [UInt64])
@@ -136,6 +158,7 @@ import Testing
             ("pass-through", { $0.mode == .passThrough }),
             ("8 KiB lines", { $0.lineBytes == 8192 }), ("one worker", { $0.workerCount == 1 }),
             ("three workers", { $0.workerCount == 3 }),
+            ("deaths of the process", { $0.crashesPerHundredThousand > 0 }),
         ]
         for (name, has) in traits {
             let count = scenarios.count(where: has)

@@ -1,11 +1,17 @@
 #ifndef UBLK_CAS_CBYTES_H
 #define UBLK_CAS_CBYTES_H
-// Byte searches and checksums that need machine instructions Swift does not expose.
+// Byte searches and checksums that need machine instructions Swift does not expose, and memory that
+// costs nothing before it is touched.
 //
 // The searches are static inline and use SSE2, which every x86-64 has, so they vanish into their
 // callers. The portable versions give the same answers and are what other machines run.
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+
+// Large pieces come from the kernel as they are: zero, and not touched before they are used.
+static inline void *ucas_allocate_zeroed(size_t byte_count) { return calloc(1, byte_count); }
+static inline void ucas_deallocate(void *memory) { free(memory); }
 
 // Bit i is set if bytes[i] == value, for 32 bytes.
 static inline uint32_t ucas_match_mask32_portable(const uint8_t *bytes, uint8_t value) {

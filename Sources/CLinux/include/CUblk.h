@@ -94,4 +94,7 @@ int ucas_become_io_flusher(void);
 int ucas_lock_memory(void);
 // Own mount namespace: the end of this process never unmounts a filesystem on its own device.
 int ucas_own_mounts(void);
+
+// Takes a mount away from this process's namespace alone. 0 or -errno.
+int ucas_detach_mount(const char *path);
 #endif

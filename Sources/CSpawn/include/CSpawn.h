@@ -14,4 +14,7 @@ int cspawn_server(pid_t *process, const char *path, char *const arguments[],
 
 /// A pipe that no started program inherits. Returns 0 or an error number.
 int cspawn_pipe(int ends[2]);
+
+/// The same, for both directions.
+int cspawn_channel(int ends[2]);
 #endif

@@ -1,0 +1,90 @@
+import CacheEngine
+import CacheFormat
+
+/// The death of the process at any moment between two steps: what it had in memory is gone, but for
+/// the set pages; of its I/O under way any part lands. Then another process attaches to the pages,
+/// and the kernel sends again whatever was not answered.
+extension Simulation {
+    func maybeCrash() {
+        let chance = world.scenario.crashesPerHundredThousand
+        // Not before something new was asked for: otherwise long requests might never end.
+        guard chance > 0, made > madeBeforeCrash, world.random.below(100_000) < chance else {
+            return
+        }
+        madeBeforeCrash = made
+        crash()
+    }
+
+    /// Operations of control threads end with their process: a flush, a mode change that had not
+    /// come to its end, the removal of a core before it is forgotten.
+    func crash() {
+        crashes += 1
+        world.crash()
+        workers = []
+        world.attachAgain()
+        startWorkers()
+        flushing = []
+        modeChange = nil
+        removing?.isPaused = false
+        removing = nil
+    }
+}
+
+extension World {
+    /// The process is gone.
+    fileprivate func crash() {
+        _ = tick()
+        for transfer in transfers { landPartly(transfer) }
+        transfers = []
+        for worker in inboxes.indices { inboxes[worker] = [] }
+        settling = []
+        flushesEnded = [:]
+        for buffers in cleaningBuffers {
+            for buffer in buffers { buffer.clear() }
+        }
+        sendAgain()
+    }
+
+    /// The device may have taken any of it, but all of that before the next process gets it.
+    private func landPartly(_ transfer: SimulatedTransfer) {
+        while !transfer.pending.isEmpty, random.chance(60) { takePiece(of: transfer) }
+        let isFlush = transfer.command.kind == .flushCache || transfer.command.kind == .flushCore
+        if isFlush, random.chance(50) {
+            device(of: transfer.command).makeDurable(transfer.unflushed)
+        }
+    }
+
+    /// What was not answered goes to the new process's workers, in any order.
+    private func sendAgain() {
+        for origin in underWay.keys.sorted() {
+            guard let client = underWay[origin] else { continue }
+            client.slot = nil
+            if client.request.operation == .read { client.buffer.clear() }
+            let worker = random.below(scenario.workerCount)
+            requests[worker].insert(client, at: random.below(requests[worker].count + 1))
+        }
+        underWay = [:]
+    }
+
+    /// A new process over the same pages.
+    fileprivate func attachAgain() {
+        let mode = shared.mode
+        shared.deallocate()
+        shared = SharedCache(
+            geometry: geometry, pages: pages, workerCount: scenario.workerCount,
+            journal: .goingOn(journalMemory))
+        shared.mode = mode
+        shared.durability = scenario.durability
+        for core in cores where core.isAttached {
+            addToCache(core)
+            shared.keepCounters(core: core.id, blockCount: 0)
+            if core.isAbsent { shared.setHasDevice(core.id, false) }
+        }
+    }
+}
+
+extension SimulatedBuffer {
+    func clear() {
+        for index in stamps.indices { stamps[index] = .max }
+    }
+}
