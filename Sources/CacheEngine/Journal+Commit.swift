@@ -300,9 +300,10 @@ extension Journal {
     private func checkpointAction() -> JournalAction? {
         let waits = (0..<Self.pageBuffers).contains {
             let phase = state.pointee.pages[$0].phase
-            return phase == .waiting || isShort && phase == .written || phase == .failed
+            return phase == .waiting || phase == .written || phase == .failed
         }
-        if waits || isShort && state.pointee.tail > state.pointee.durableTail,
+        // Before, they wait for the commit of somebody's FLUSH, which costs nothing more.
+        if isShort, waits || state.pointee.tail > state.pointee.durableTail,
             !state.pointee.isFailing
         {
             state.pointee.wanted = max(state.pointee.wanted, state.pointee.openCommit)

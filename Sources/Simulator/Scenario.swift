@@ -11,8 +11,9 @@ package struct Scenario {
     package var durability = EngineDurability.flush
     /// Per 100,000 steps: cuts of the power.
     package var powerCutsPer100000 = 0
-    /// The power is cut at this event, once.
+    /// The power is cut, or the process dies, at this event, once.
     package var powerCutAt: UInt64?
+    package var crashAt: UInt64?
     package var coreCount = 1
     /// Sectors of each core.
     package var coreSectors = 0
@@ -75,6 +76,20 @@ package struct Scenario {
         if random.chance(25) { durability = .write }
         if random.chance(60) { powerCutsPer100000 = [5, 20, 100][random.below(3)] }
         if random.chance(40) { crashesPerHundredThousand = [10, 100, 1000][random.below(3)] }
+    }
+}
+
+extension Scenario {
+    /// A short one, to be played again and again with a cut, or a crash, at each of its events.
+    package static func short(seed: UInt64) -> Scenario {
+        var scenario = Scenario(seed: seed)
+        scenario.requestCount = 60
+        scenario.depth = min(scenario.depth, 12)
+        scenario.flushPercent = max(scenario.flushPercent, 4)
+        scenario.powerCutsPer100000 = 0
+        scenario.crashesPerHundredThousand = 0
+        scenario.hasAbsentCore = false
+        return scenario
     }
 }
 

@@ -9,7 +9,7 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
     /// The worker sleeps in its system call until something arrives for it.
     private(set) var isAsleep = false
     /// Room left in the "ring" this turn, so that commands have to be carried over.
-    var room = 0
+    var room = 1
 
     init(world: World, worker: Int, clients: SlotClients) {
         self.world = world

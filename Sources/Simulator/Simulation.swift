@@ -26,6 +26,7 @@ package final class Simulation {
         workers = (0..<world.scenario.workerCount).map { SimulatedWorker(world: world, index: $0) }
     }
 
+    package var powerCuts: Int { world.powerCuts }
     package var eventCount: UInt64 { world.eventCount }
 
     /// Runs to the end; the first rule that does not hold is thrown.
@@ -35,6 +36,9 @@ package final class Simulation {
         while made < world.scenario.requestCount {
             step()
             if cutIsDue { cutPower() }
+            if let event = world.scenario.crashAt, crashes == 0, world.eventCount >= event {
+                crash()
+            }
             try playAbsence()
             idleSteps = made == before ? idleSteps + 1 : 0
             before = made
