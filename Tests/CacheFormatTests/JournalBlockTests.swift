@@ -125,7 +125,9 @@ import Testing
         after.journal.append(Self.record)
         // In any order of the other stores: without the count there is no sixteenth record.
         let counts = (0..<8).map { $0 * 512 + JournalLayout.recordCount.offset }
-        for index in 0..<Block.byteCount where !counts.contains(index) { before[index] = after[index] }
+        for index in 0..<Block.byteCount where !counts.contains(index) {
+            before[index] = after[index]
+        }
         #expect(Self.read(before) == Self.records(15))
         #expect(Self.read(after) == Self.records(15) + [Self.record])
     }

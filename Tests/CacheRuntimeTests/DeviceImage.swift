@@ -159,7 +159,8 @@ final class DeviceImage {
         block(
             21, tail: 18, trusted: 20,
             [
-                record(0, 5, way: 2, dirty: 0x01), record(1, 5, way: 10, dirty: 0x0f, granules: 0x0c),
+                record(0, 5, way: 2, dirty: 0x01),
+                record(1, 5, way: 10, dirty: 0x0f, granules: 0x0c),
                 record(3, 1, way: 7, dirty: 0xff),
             ])
         block(

@@ -60,22 +60,19 @@ import Testing
         #expect(loaded.dirty == expected && loaded.report?.damagedSets == [4])
     }
 
-    /// What was given up is not given back by the next power cut, nor asked for again.
-    @Test(arguments: [0, 4] as [UInt64]) func aSetThatWasGivenUpStaysEmpty(set: UInt64) throws {
+    /// What was given up is not asked for again, and its older page does not come back.
+    @Test(arguments: [0, 1]) func aSetThatWasGivenUpStaysEmpty(slot: Int) throws {
         let image = try image()
-        let slot = set == 0 ? 1 : 0
-        let place = Int(image.geometry.setPageOffset(set: set, slot: slot))
+        image.page(6, 8, number: 3, [5: 0x01])
+        image.page(6, slot == 0 ? 10 : 9, number: 4, [5: 0x03])
+        if slot == 0 { image.page(6, 9, number: 3, [5: 0x01]) }
+        let place = Int(image.geometry.setPageOffset(set: 6, slot: slot))
         image.medium.poke([0xa5], at: place + 700)
-        // Nothing of set 0 is in the journal then, so that its older page stands alone.
-        if set == 0 { image.block(20, tail: 18, trusted: 17, []) }
-        let without = image.expected.filter { identity, _ in
-            let line = Identity(rawValue: identity).line
-            return image.geometry.set(ofCoreLine: line, coreOffset: 3) != set
-        }
         let loaded = try LoadedImage(image.medium, acceptsLoss: true)
-        #expect(loaded.dirty == without)
+        #expect(loaded.dirty == image.expected && loaded.report?.damagedSets == [6])
         withKnownIssue("an emptied set begins again with sequence 1, below its older copies") {
-            #expect(try LoadedImage(image.medium).dirty == without)
+            let again = try LoadedImage(image.medium)
+            #expect(again.dirty == image.expected)
         }
     }
 
@@ -277,7 +274,9 @@ import Testing
     }
 
     /// Recovered, and its pages adopted; stopped, or in the middle of that.
-    private static func stopping(_ image: DeviceImage, isDone: Bool) throws(CacheError) {
+    private static func stopping(
+        _ image: DeviceImage, isDone: Bool, storesPages: Bool = true
+    ) throws(CacheError) {
         let store = try CacheStore.open(image.medium)
         let count = Int(store.geometry.setCount)
         let pages = UnsafeMutableRawPointer.allocate(byteCount: count * 4096, alignment: 4096)
@@ -293,6 +292,7 @@ import Testing
         _ = shared.adoptPages()
         try store.markInUse(session: 6)
         try store.markStopping(shared.dirtyDigest)
+        guard storesPages else { return }
         let digest = try store.storeSetPages(shared)
         if isDone { try store.markClean(digest, dirtyLineCount: 9) }
     }
@@ -322,6 +322,21 @@ import Testing
             #expect(Self.complaint(medium, expected) == nil)
             medium.reset()
             medium.flip(3, at: image.geometry.setPageOffset(set: 6, slot: 0))
+            #expect(Self.complaint(medium, expected) == nil)
+        }
+    }
+
+    /// During a stop what is dirty does not change: whatever else is found is damage.
+    @Test func duringAStopWhatTheDigestDoesNotSayIsNoticed() throws {
+        let image = try DeviceImage()
+        image.page(6, 2, number: 3, [5: 0x0f])
+        var expected = image.expected
+        expected[image.identity(5, set: 6).rawValue] = 0x0f
+        try Self.stopping(image, isDone: false, storesPages: false)
+        let medium = ImageMedium(image.medium.durable)
+        #expect(Self.complaint(medium, expected) == nil)
+        withKnownIssue("a digest that differs is not looked at if no set is suspect") {
+            medium.zero(at: image.geometry.setPageOffset(set: 6, slot: 0))
             #expect(Self.complaint(medium, expected) == nil)
         }
     }
