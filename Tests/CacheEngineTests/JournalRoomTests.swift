@@ -384,25 +384,21 @@ import Testing
         try bench.fillSet(count: 223)
         try bench.write(0, 8, 1)
         bench.finishAll()
-        // All others are hit often, so this one is the one to go.
-        for _ in 0..<3 {
-            for line in UInt64(1000)..<1223 { try bench.read(line * 8, 8) }
-            bench.finishAll()
-        }
         let way = try #require(bench.way(0))
+        // It is the only one that could go.
+        let sidecar = bench.shared.sidecar(0)
+        for other in 0..<224 where other != way { sidecar.uses[other].addReader() }
         #expect(bench.beginFlush())
         bench.finishAll()
         try bench.write(80, 8, 2)
+        #expect(bench.take().first == "writeCore 80+8 b0")
+        #expect(bench.way(0) == way)
         bench.finishAll()
-        #expect(bench.way(0) == way && bench.way(10) != way)
-        try bench.flush()
-        bench.finishAll()
-        // Now it may go, and goes before the last clean line does.
-        for line in UInt64(20)..<240 where bench.way(0) != nil {
-            try bench.write(line * 8, 8, 3)
-            bench.finishAll()
-        }
+        try bench.write(160, 8, 3)
+        #expect(bench.take() == ["writeCache w\(way):0+8 b0"])
         #expect(bench.way(0) == nil)
+        bench.finishAll()
+        for other in 0..<224 where other != way { sidecar.uses[other].removeReader() }
         bench.expectQuiet()
     }
 

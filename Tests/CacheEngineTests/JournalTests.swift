@@ -288,18 +288,21 @@ import Testing
         bench.finishAll(worker: 1)
         let second = try bench.flush(worker: 1)
         #expect(bench.take(worker: 1) == [])
-        // Told that the block is written, it finds that it still has to wait.
-        #expect(bench.finish("journal 1").contains("wakeWorker 1 journal"))
-        bench.worker(1).engine.setReleased(Engine.journalSet)
-        let texts = bench.finish("flushCache")
-        #expect(texts.contains("wakeWorker 1 journal"))
-        #expect(bench.result(first) == 0)
-        // Told, it finds that its own commit is the next one.
-        bench.worker(1).engine.setReleased(Engine.journalSet)
-        #expect(bench.take(worker: 1) == [])
-        #expect(bench.finishAll().contains("wakeWorker 1 journal"))
-        bench.worker(1).engine.setReleased(Engine.journalSet)
-        #expect(bench.take(worker: 1) == ["answer 0"])
+        var heard: [String] = []
+        while let next = bench.worker(0).open.first.map(bench.text) {
+            for text in bench.finish(next) where text == "wakeWorker 1 journal" {
+                bench.worker(1).engine.setReleased(Engine.journalSet)
+                heard += bench.take(worker: 1)
+            }
+            if next == "flushCache" { break }
+        }
+        // The first commit was not its own.
+        #expect(bench.result(first) == 0 && heard == [])
+        for text in bench.finishAll() where text == "wakeWorker 1 journal" {
+            bench.worker(1).engine.setReleased(Engine.journalSet)
+            heard += bench.take(worker: 1)
+        }
+        #expect(heard == ["answer 0"])
         #expect(bench.result(second, worker: 1) == 0)
         bench.expectQuiet()
     }

@@ -27,6 +27,7 @@ private final class Memory {
         sidecar.isListed = true
         sidecar.hadFailedWrite = true
         sidecar.listed.pageIsBeingWritten = true
+        sidecar.listed.isOlder = true
         sidecar.listed.nextListed = .max - 1
         sidecar.lastCommit = .max - 2
         sidecar.listed.listedBlock = .max - 3
@@ -37,10 +38,11 @@ private final class Memory {
         #expect(sidecar.occupied == 224 && sidecar.dirty == 223 && sidecar.small == 222)
         #expect(sidecar.waiters == .max)
         #expect(sidecar.isUrgent && sidecar.isChanged)
-        #expect(sidecar.isListed && sidecar.hadFailedWrite && sidecar.listed.pageIsBeingWritten)
+        #expect(sidecar.isListed && sidecar.hadFailedWrite)
+        #expect(sidecar.listed.pageIsBeingWritten && sidecar.listed.isOlder)
         #expect(sidecar.listed.nextListed == UInt32.max - 1)
-        #expect(
-            sidecar.lastCommit == UInt64.max - 2 && sidecar.listed.listedBlock == UInt64.max - 3)
+        #expect(sidecar.lastCommit == UInt64.max - 2)
+        #expect(sidecar.listed.listedBlock == UInt64.max - 3)
         #expect((UInt16(0)..<32).allSatisfy { sidecar.directWrites($0).pointee == 0xd0 })
         #expect((0..<224).allSatisfy { sidecar.uses[$0] == WayUse(rawValue: 0x55) })
         #expect(sidecar.ghostContains(0xbeef))

@@ -21,6 +21,12 @@ final class Block {
         page.validate(set: set, epoch: epoch)
     }
 
+    var journalContent: JournalContent { withExtendedLifetime(self) { journal.validate() } }
+
+    func journalRecord(at index: Int, setCount: UInt64) -> JournalRecord? {
+        withExtendedLifetime(self) { journal.record(at: index, setCount: setCount) }
+    }
+
     subscript(_ index: Int) -> UInt8 {
         get { base.load(fromByteOffset: index, as: UInt8.self) }
         set { base.storeBytes(of: newValue, toByteOffset: index, as: UInt8.self) }

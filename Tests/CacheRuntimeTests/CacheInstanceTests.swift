@@ -143,9 +143,8 @@ import Testing
         try stop(instance)
         do {
             let loaded = try CacheInstance.start(loading(copy))
-            #expect(
-                loaded.recovery?.report.dirtyLines == 0 && loaded.recovery?.report.damagedSets == []
-            )
+            let report = try #require(loaded.recovery?.report)
+            #expect(report.dirtyLines == 0 && report.damagedSets == [])
             #expect(loaded.snapshot().cores.map(\.id) == [1])
             try stop(loaded)
         }
@@ -217,7 +216,7 @@ import Testing
         try stop(instance)
     }
 
-    @Test func aCacheWhoseImageIsGoneIsRecoveredFromItsDevice() async throws {
+    @Test func aCacheWhoseImageIsGoneIsRecovered() async throws {
         let cache = TemporaryFile(byteCount: 48 << 20)
         let cores = (0..<2).map { _ in TemporaryFile(byteCount: 16 << 20) }
         await startAndDie(cache, cores)
@@ -227,8 +226,28 @@ import Testing
         ).superblock
         MemoryImage.removeLeftOver(cacheUUID: superblock.cacheUUID)
         let instance = try CacheInstance.start(loading(cache))
+        #expect(!instance.isResumed)
         #expect(instance.recovery?.report.damagedSets == [])
+        let status = instance.snapshot()
+        #expect(status.mode == .writeBack && status.cores.map(\.id) == [3, 4])
         try stop(instance)
+    }
+
+    /// Whoever only goes on with what is in memory does not look at the device instead.
+    @Test func aCacheWhoseImageIsGoneIsNotResumed() async throws {
+        let cache = TemporaryFile(byteCount: 48 << 20)
+        let cores = (0..<2).map { _ in TemporaryFile(byteCount: 16 << 20) }
+        await startAndDie(cache, cores)
+        let superblock = try CacheStore.open(
+            try DeviceFile.open(
+                path: cache.path, role: .cache, allowsPlainFile: true, patience: 60)
+        ).superblock
+        MemoryImage.removeLeftOver(cacheUUID: superblock.cacheUUID)
+        var resuming = loading(cache)
+        resuming.resumesOnly = true
+        let text = message { () throws(CacheError) in _ = try CacheInstance.start(resuming) }
+        #expect(text?.contains("was not stopped cleanly") == true)
+        #expect(text?.contains("does not outlive a restart of the machine") == true)
     }
 
     @Test func aMissingCoreLeavesTheCacheIncomplete() throws {
