@@ -133,7 +133,8 @@ extension Engine {
             let access = SetAccess(shared, write.set, counters)
             access.sidecar.lock()
             // Only now: a process that dies before writes the same slot again.
-            access.page.setSequence(journal.pageCopy(index).sequence)
+            let copy = journal.pageCopy(index)
+            access.page.setSequence(copy.sequence, checksum: copy.checksum)
             access.page.firstBlock = access.sidecar.isListed ? access.sidecar.listed.listedBlock : 0
             access.sidecar.unlock()
             journal.locked { journal.release(page: index) }

@@ -146,9 +146,9 @@ extension SharedCache {
     public func isChanged(_ set: UInt32) -> Bool { sidecar(set).isChanged }
 
     /// Notes that the device now holds what is in memory, durably.
-    public func noteStored(_ set: UInt32) {
+    public func noteStored(_ set: UInt32, checksum: UInt32) {
         guard sidecar(set).isChanged else { return }
-        page(set).setSequence(page(set).sequence + 1)
+        page(set).setSequence(page(set).sequence + 1, checksum: checksum)
         sidecar(set).isChanged = false
     }
 

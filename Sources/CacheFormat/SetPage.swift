@@ -195,8 +195,9 @@ extension SetPageView {
         nonmutating set { bytes.store(newValue, SetPageLayout.firstBlock) }
     }
     /// What the page in memory is called once the device has it; of the newest on the device.
-    public func setSequence(_ sequence: UInt64) {
+    public func setSequence(_ sequence: UInt64, checksum: UInt32) {
         bytes.store(sequence, SetPageLayout.sequence)
+        bytes.store(checksum, SetPageLayout.checksum)
     }
 
     /// Gives the page its sequence number and checksum, ready to be written.

@@ -71,7 +71,7 @@ extension CacheStore {
     /// makes all of it durable. No worker may be running, and `markStopping` came before.
     package func storeSetPages(_ shared: SharedCache) throws(CacheError) -> SetPageDigest {
         var digest = SetPageDigest()
-        var stored: [UInt64] = []
+        var stored: [(set: UInt64, checksum: UInt32)] = []
         // Copies: if the process dies now, another one goes on with the pages in memory.
         let sealed = AlignedBytes(count: Int(Self.setsPerPiece) * 4096)
         for first in stride(from: 0, to: geometry.setCount, by: Int(Self.setsPerPiece)) {
@@ -90,10 +90,13 @@ extension CacheStore {
             for slot in 0...1 {
                 try store(targets.filter { $0.slot == slot }.map(\.set), slot, sealed, first)
             }
-            stored.append(contentsOf: targets.map(\.set))
+            stored += targets.map { target in
+                let page = SetPageView(base: address(sealed, Int(target.set - first)))
+                return (target.set, page.checksum)
+            }
         }
         try medium.flush()
-        for set in stored { shared.noteStored(UInt32(set)) }
+        for (set, checksum) in stored { shared.noteStored(UInt32(set), checksum: checksum) }
         return digest
     }
 

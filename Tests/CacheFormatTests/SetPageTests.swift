@@ -129,7 +129,7 @@ import Testing
         let page = block.page
         page.recordNumber = 0x1122_3344
         page.firstBlock = 0x5152_5354_5556_5758
-        page.setSequence(0x6162_6364_6566_6768)
+        page.setSequence(0x6162_6364_6566_6768, checksum: 0x1112_1314)
         #expect(block.disk.load(SetPageLayout.recordNumber, as: UInt32.self) == 0x1122_3344)
         #expect(
             block.disk.load(SetPageLayout.firstBlock, as: UInt64.self) == 0x5152_5354_5556_5758)
