@@ -27,6 +27,7 @@ public struct Recovery: ~Copyable {
         /// Records were applied: the page in memory is newer than the device's.
         static let isReplayed: UInt8 = 2
         static let isDamaged: UInt8 = 4
+        static let isEmptied: UInt8 = 8
     }
     private var flags: [UInt8]
     /// By place: the sequence of the session's block there, 0 for none.
@@ -108,11 +109,10 @@ extension Recovery {
             return
         }
         page(set).base.copyMemory(from: copies[chosen].base, byteCount: SetPageLayout.byteCount)
-        // Of the first page there is one copy only.
-        let hasOther =
-            if case .valid = contents[1 - chosen] { true } else { copies[chosen].sequence == 1 }
-        if !hasOther || copies[chosen].sequence == 1 && contents[1 - chosen] == .damaged {
+        // Formatting has written both.
+        guard case .valid = contents[1 - chosen] else {
             flags[Int(set)] |= SetFlag.isSuspect
+            return
         }
     }
 
@@ -218,7 +218,10 @@ extension Recovery {
     public mutating func finish(dirtyDigest: UInt64? = nil) {
         for set in 0..<geometry.setCount { dropClean(page(set)) }
         if let dirtyDigest, dirtyDigest == digest {
-            for set in flags.indices { flags[set] &= ~SetFlag.isSuspect }
+            // The copy that is torn is written again, or the next recovery would wonder.
+            for set in flags.indices where flags[set] & SetFlag.isSuspect != 0 {
+                flags[set] = flags[set] & ~SetFlag.isSuspect | SetFlag.isReplayed
+            }
         }
         for set in 0..<geometry.setCount {
             let isSuspect = flags[Int(set)] & SetFlag.isSuspect != 0
@@ -241,10 +244,16 @@ extension Recovery {
     /// After `finish`: makes empty sets of the damaged ones. What they had is lost.
     public mutating func emptyDamagedSets() {
         for set in report.damagedSets {
+            // Newer than what is left of it; written twice, for neither copy may be whole.
+            let sequence = page(set).sequence
             page(set).makeEmpty(set: set, epoch: epoch)
-            flags[Int(set)] = SetFlag.isReplayed
+            page(set).setSequence(sequence, checksum: 0)
+            flags[Int(set)] = SetFlag.isReplayed | SetFlag.isEmptied
         }
     }
+
+    /// Whether both copies of the set's page must be written.
+    public func isEmptied(_ set: UInt64) -> Bool { flags[Int(set)] & SetFlag.isEmptied != 0 }
 
     private mutating func dropClean(_ page: SetPageView) {
         for way in 0..<SetPageLayout.ways {

@@ -117,11 +117,13 @@ extension CacheStore {
         let piece = AlignedBytes(count: 4096)
         for set in 0..<geometry.setCount where recovery.isReplayed(set) {
             let page = SetPageView(base: pages + Int(set) * SetPageLayout.byteCount)
-            let sequence = page.sequence + 1
-            page.seal(sequence: sequence)
-            address(piece, 0).copyMemory(from: page.base, byteCount: 4096)
-            try medium.write(
-                piece.readOnly, at: geometry.setPageOffset(set: set, slot: Int(sequence & 1)))
+            for _ in 0..<(recovery.isEmptied(set) ? 2 : 1) {
+                let sequence = page.sequence + 1
+                page.seal(sequence: sequence)
+                address(piece, 0).copyMemory(from: page.base, byteCount: 4096)
+                try medium.write(
+                    piece.readOnly, at: geometry.setPageOffset(set: set, slot: Int(sequence & 1)))
+            }
         }
         try medium.flush()
     }

@@ -96,21 +96,24 @@ extension CacheStore {
         }
     }
 
-    /// The first page of a set has sequence 1, and so its place is slot 1.
+    /// Both copies, with sequences 0 and 1: a copy that is not whole later was damaged.
     private static func writeEmptyPages(
         _ medium: any StoreMedium, _ geometry: Geometry, epoch: UInt64
     ) throws(CacheError) {
         let piece = AlignedBytes(count: Int(blocksPerPiece) * SetPageLayout.byteCount)
         for first in stride(from: 0, to: geometry.setCount, by: Int(blocksPerPiece)) {
             let count = Int(min(blocksPerPiece, geometry.setCount - first))
-            for index in 0..<count {
-                let page = SetPageView(base: piece.address(index * SetPageLayout.byteCount))
-                makeEmptyPage(page, first + UInt64(index), epoch: epoch)
+            for slot in 0...1 {
+                for index in 0..<count {
+                    let page = SetPageView(base: piece.address(index * SetPageLayout.byteCount))
+                    page.makeEmpty(set: first + UInt64(index), epoch: epoch)
+                    page.seal(sequence: UInt64(slot))
+                }
+                try medium.write(
+                    UnsafeRawBufferPointer(
+                        rebasing: piece.readOnly[0..<count * SetPageLayout.byteCount]),
+                    at: geometry.setPageOffset(set: first, slot: slot))
             }
-            try medium.write(
-                UnsafeRawBufferPointer(
-                    rebasing: piece.readOnly[0..<count * SetPageLayout.byteCount]),
-                at: geometry.setPageOffset(set: first, slot: 1))
         }
     }
 }

@@ -20,8 +20,10 @@ extension World {
         for set in 0..<geometry.setCount {
             let page = SetPageView(base: pages + Int(set) * SetPageLayout.byteCount)
             page.makeEmpty(set: set, epoch: Self.epoch)
-            page.seal(sequence: 1)
-            writeMetadata(geometry.setPageOffset(set: set, slot: 1), page.base)
+            for slot in 0...1 {
+                page.seal(sequence: UInt64(slot))
+                writeMetadata(geometry.setPageOffset(set: set, slot: slot), page.base)
+            }
         }
     }
 
