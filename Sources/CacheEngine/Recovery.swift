@@ -71,6 +71,9 @@ public struct RecoveryReport: Equatable, Sendable {
     public var replayedSets: UInt64 = 0
     /// Sets of which nothing can be said.
     public var damagedSets: [UInt64] = []
+    /// Pages and journal are whole, but together do not say what the stop had noted: something
+    /// that was written is not there.
+    public var isNotAsStopped = false
 }
 
 /// Why the journal cannot be replayed.
@@ -110,10 +113,8 @@ extension Recovery {
         }
         page(set).base.copyMemory(from: copies[chosen].base, byteCount: SetPageLayout.byteCount)
         // Formatting has written both.
-        guard case .valid = contents[1 - chosen] else {
-            flags[Int(set)] |= SetFlag.isSuspect
-            return
-        }
+        if case .valid = contents[1 - chosen] { return }
+        flags[Int(set)] |= SetFlag.isSuspect
     }
 
     private func hasPlausibleStates(_ page: SetPageView) -> Bool {
@@ -217,21 +218,26 @@ extension Recovery {
     /// what all of them say together: a stop writes pages without records behind them.
     public mutating func finish(dirtyDigest: UInt64? = nil) {
         for set in 0..<geometry.setCount { dropClean(page(set)) }
-        if let dirtyDigest, dirtyDigest == digest {
+        let isAsStopped = dirtyDigest == digest
+        if isAsStopped {
             // The copy that is torn is written again, or the next recovery would wonder.
             for set in flags.indices where flags[set] & SetFlag.isSuspect != 0 {
                 flags[set] = flags[set] & ~SetFlag.isSuspect | SetFlag.isReplayed
             }
         }
-        for set in 0..<geometry.setCount {
-            let isSuspect = flags[Int(set)] & SetFlag.isSuspect != 0
-            let isReplayed = flags[Int(set)] & SetFlag.isReplayed != 0
-            if isSuspect, !isReplayed { flags[Int(set)] |= SetFlag.isDamaged }
-            if flags[Int(set)] & SetFlag.isDamaged != 0 {
-                report.damagedSets.append(set)
-            } else if isReplayed {
-                report.replayedSets += 1
-            }
+        for set in 0..<geometry.setCount { judge(set) }
+        report.isNotAsStopped =
+            dirtyDigest != nil && !isAsStopped && report.damagedSets.isEmpty
+    }
+
+    private mutating func judge(_ set: UInt64) {
+        let isSuspect = flags[Int(set)] & SetFlag.isSuspect != 0
+        let isReplayed = flags[Int(set)] & SetFlag.isReplayed != 0
+        if isSuspect, !isReplayed { flags[Int(set)] |= SetFlag.isDamaged }
+        if flags[Int(set)] & SetFlag.isDamaged != 0 {
+            report.damagedSets.append(set)
+        } else if isReplayed {
+            report.replayedSets += 1
         }
     }
 

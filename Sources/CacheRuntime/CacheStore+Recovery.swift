@@ -29,24 +29,14 @@ extension CacheStore {
             guard acceptsLoss else { throw damagedSets(damaged) }
             recovery.emptyDamagedSets()
         }
+        if recovery.report.isNotAsStopped, !acceptsLoss { throw notAsStopped() }
         try writeRecovered(recovery, pages)
         return recovery.report
     }
 
     private func choosePages(_ recovery: inout Recovery) throws(CacheError) {
-        let piece = (0...1).map { _ in AlignedBytes(count: Int(Self.setsPerPiece) * 4096) }
-        for first in stride(from: 0, to: geometry.setCount, by: Int(Self.setsPerPiece)) {
-            let count = Int(min(Self.setsPerPiece, geometry.setCount - first))
-            for slot in 0...1 {
-                try medium.read(
-                    into: UnsafeMutableRawBufferPointer(
-                        rebasing: piece[slot].bytes[0..<count * 4096]),
-                    at: geometry.setPageOffset(set: first, slot: slot))
-            }
-            for index in 0..<count {
-                recovery.choosePage(
-                    set: first + UInt64(index), address(piece[0], index), address(piece[1], index))
-            }
+        try readSetPages { set, copies in
+            recovery.choosePage(set: set, copies[0].base, copies[1].base)
         }
     }
 
@@ -154,6 +144,15 @@ extension CacheStore {
                 + "\(geometry.setCount * extentKiB) KiB behind"
         }
         return "set \(set)" + (places.isEmpty ? "" : " (\(places.joined(separator: ", ")))")
+    }
+
+    private func notAsStopped() -> CacheError {
+        CacheError(
+            .damaged,
+            "Metadata is damaged: what the set pages and the journal on '\(medium.path)' say to be "
+                + "dirty is not what its stop had noted. Something that was written is not on the "
+                + "device any more. Load with --force-partial to start it with what is there: then "
+                + "some sectors go back to older content.")
     }
 
     private func damagedJournal(_ damage: JournalDamage) -> CacheError {

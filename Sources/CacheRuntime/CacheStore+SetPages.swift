@@ -14,23 +14,12 @@ extension CacheStore {
         precondition(superblock.state == .cleanlyStopped, "set pages of a cache in use")
         var digest = SetPageDigest()
         var suspect: UInt64?
-        let piece = (0...1).map { _ in AlignedBytes(count: Int(Self.setsPerPiece) * 4096) }
-        for first in stride(from: 0, to: geometry.setCount, by: Int(Self.setsPerPiece)) {
-            let count = Int(min(Self.setsPerPiece, geometry.setCount - first))
-            for slot in 0...1 {
-                try medium.read(
-                    into: UnsafeMutableRawBufferPointer(
-                        rebasing: piece[slot].bytes[0..<count * 4096]),
-                    at: geometry.setPageOffset(set: first, slot: slot))
-            }
-            for index in 0..<count {
-                let set = first + UInt64(index)
-                let (slot, isSuspect) = try newest(set, piece, index)
-                if isSuspect, suspect == nil { suspect = set }
-                let page = SetPageView(base: pages + Int(set) * 4096)
-                page.base.copyMemory(from: address(piece[slot], index), byteCount: 4096)
-                digest.add(set: set, page)
-            }
+        try readSetPages { set, copies throws(CacheError) in
+            let (newest, isSuspect) = try newest(set, copies)
+            if isSuspect, suspect == nil { suspect = set }
+            let page = SetPageView(base: pages + Int(set) * 4096)
+            page.base.copyMemory(from: newest.base, byteCount: 4096)
+            digest.add(set: set, page)
         }
         guard digest.value == superblock.setPageDigest else {
             throw damaged(
@@ -42,19 +31,37 @@ extension CacheStore {
         piece.address(index * 4096)
     }
 
-    /// The slot with the newer page; suspect if the other one was damaged.
-    private func newest(
-        _ set: UInt64, _ piece: [AlignedBytes], _ index: Int
-    ) throws(CacheError) -> (slot: Int, isSuspect: Bool) {
-        let contents = (0...1).map {
-            SetPageView(base: address(piece[$0], index))
-                .validate(set: set, epoch: superblock.epoch)
+    /// Reads both copies of every set's page, in order.
+    func readSetPages(
+        _ body: (_ set: UInt64, _ copies: [SetPageView]) throws(CacheError) -> Void
+    ) throws(CacheError) {
+        let pieces = (0...1).map { _ in AlignedBytes(count: Int(Self.setsPerPiece) * 4096) }
+        for first in stride(from: 0, to: geometry.setCount, by: Int(Self.setsPerPiece)) {
+            let count = Int(min(Self.setsPerPiece, geometry.setCount - first))
+            for slot in 0...1 {
+                try medium.read(
+                    into: UnsafeMutableRawBufferPointer(
+                        rebasing: pieces[slot].bytes[0..<count * 4096]),
+                    at: geometry.setPageOffset(set: first, slot: slot))
+            }
+            for index in 0..<count {
+                try body(
+                    first + UInt64(index), pieces.map { SetPageView(base: address($0, index)) })
+            }
         }
+    }
+
+    /// The newer copy; suspect if the other one was damaged.
+    private func newest(
+        _ set: UInt64, _ copies: [SetPageView]
+    ) throws(CacheError) -> (page: SetPageView, isSuspect: Bool) {
+        let contents = copies.map { $0.validate(set: set, epoch: superblock.epoch) }
         let isSuspect = contents.contains(.damaged)
         switch (contents[0], contents[1]) {
-        case (.valid(let first), .valid(let second)): return (first >= second ? 0 : 1, isSuspect)
-        case (.valid, _): return (0, isSuspect)
-        case (_, .valid): return (1, isSuspect)
+        case (.valid(let first), .valid(let second)):
+            return (copies[first >= second ? 0 : 1], isSuspect)
+        case (.valid, _): return (copies[0], isSuspect)
+        case (_, .valid): return (copies[1], isSuspect)
         default: throw damaged(set, "neither copy of its page is whole")
         }
     }

@@ -29,7 +29,9 @@ final class RecoveryImage {
             view.begin(session: 0, sequence: 0)
             view.seal(tail: 0, trustedThrough: 0, durableThrough: 0)
         }
-        for set in 0..<Self.setCount { page(set, 1, number: 0, [:]) }
+        for set in 0..<Self.setCount {
+            for sequence in UInt64(0)...1 { page(set, sequence, number: 0, [:]) }
+        }
     }
 
     deinit {

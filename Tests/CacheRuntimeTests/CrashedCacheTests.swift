@@ -118,8 +118,10 @@ import Testing
 
     @Test func aDamagedSetIsRefusedAndCanBeGivenUp() throws {
         let crash = try Crash(requestCount: 200)
-        let place = Int(crash.geometry.setPageOffset(set: 3, slot: 1))
-        crash.cache.poke([0xa5], at: place + 1000)
+        for slot in 0...1 {
+            let place = Int(crash.geometry.setPageOffset(set: 3, slot: slot))
+            crash.cache.poke([0xa5], at: place + 1000)
+        }
         let text = message { () throws(CacheError) in _ = try crash.load() }
         #expect(text?.hasPrefix("Metadata is damaged: 1 of ") == true)
         #expect(text?.contains(" set 3 (core 1 64 KiB at 192 KiB and every ") == true)
