@@ -352,6 +352,10 @@ extension Engine {
             access.sidecar.lock()
             access.sidecar.isUrgent = false
             access.sidecar.unlock()
+            // Only then can its ways be given out, and perhaps nobody flushes.
+            if batch.pointee.failure == 0 {
+                journal.locked { journal.want(journal.state.pointee.openCommit) }
+            }
         } else {
             let job = cleaner.jobs + batch.pointee.job
             job.pointee.batchesUnderWay -= 1

@@ -402,6 +402,22 @@ import Testing
         bench.expectQuiet()
     }
 
+    /// Nobody flushes, and the set is full of dirty lines: its ways come back all the same.
+    @Test func urgentCleaningIsCommittedByItself() throws {
+        let bench = try Bench(.writeBack)
+        for line in 0..<224 {
+            try bench.write(UInt64(line) * 8, 8, 1)
+            bench.finishAll()
+        }
+        try bench.write(224 * 8, 8, 2)
+        #expect(bench.take().first == "writeCore 1792+8 b0")
+        bench.finishAll()
+        try bench.write(225 * 8, 8, 3)
+        #expect(bench.take().first?.hasPrefix("writeCache") == true)
+        bench.finishAll()
+        bench.expectQuiet()
+    }
+
     @Test func theSameLineMayComeBackAtOnce() throws {
         let bench = try Bench(.writeBack)
         try bench.write(0, 8, 1)
