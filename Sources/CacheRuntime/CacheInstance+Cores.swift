@@ -65,11 +65,13 @@ extension CacheInstance {
             }
             try refuseUse(
                 of: [core], "Can't remove core \(id) from cache \(cacheID) due to mounted devices:")
-            if flush { try clean([id], cancelled: cancelled) }
-            try endExport(id)
-            // What was written between the flush and the end of the device.
-            if flush { try cleanRest(id) }
-            try forget(id)
+            try withoutBackgroundFlush { () throws(CacheError) in
+                if flush { try clean([id], cancelled: cancelled) }
+                try endExport(id)
+                // What was written between the flush and the end of the device.
+                if flush { try cleanRest(id) }
+                try forget(id)
+            }
         }
     }
 

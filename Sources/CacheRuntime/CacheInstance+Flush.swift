@@ -17,10 +17,14 @@ extension CacheInstance {
                 throw CacheError(
                     .incompatible, "Core \(core) of cache \(cacheID) is inactive.")
             }
-            try clean([core], cancelled: cancelled)
+            try withoutBackgroundFlush { () throws(CacheError) in
+                try clean([core], cancelled: cancelled)
+            }
         } else {
             try refuseInactive()
-            try clean(Array(cores.keys), cancelled: cancelled)
+            try withoutBackgroundFlush { () throws(CacheError) in
+                try clean(Array(cores.keys), cancelled: cancelled)
+            }
         }
     }
 
@@ -191,6 +195,22 @@ extension CacheInstance {
             state.withLock { $0.previousMode = nil }
         }
         backgroundFlush.withLock { $0 = BackgroundFlush(thread: thread, isCancelled: flag) }
+    }
+
+    /// Runs `body` while the cleaning that a mode switch left in the background stands still: it
+    /// is nobody's flush, and makes way.
+    func withoutBackgroundFlush(_ body: () throws(CacheError) -> Void) throws(CacheError) {
+        guard let old = state.withLock({ $0.previousMode }) else { return try body() }
+        stopBackgroundFlush()
+        defer {
+            let ids = state.withLock { Array($0.cores.keys) }
+            if shared.mode != .writeBack,
+                ids.contains(where: { shared.sum(.dirtyLines, core: $0) > 0 })
+            {
+                try? startBackgroundFlush(from: old)
+            }
+        }
+        try body()
     }
 
     func stopBackgroundFlush() {

@@ -116,6 +116,29 @@ import Testing
         #expect(crash.written(0..<190).count == 190)
     }
 
+    /// What a mode switch left to be cleaned in the background is no flush of somebody else's.
+    @Test(arguments: [false, true]) func theCleaningBehindAModeSwitchMakesWay(
+        forRemoval: Bool
+    ) throws {
+        let crash = try Crash(requestCount: 2000)
+        do {
+            let instance = try crash.load()
+            try instance.setMode(.writeThrough, flush: false, cancelled: { false })
+            while let core = instance.snapshot().cores.first, core.dirtyLines > 0,
+                core.flushProgress == nil
+            { usleep(100) }
+            if forRemoval {
+                try instance.removeCore(
+                    id: LoadRun.coreID, flush: true, cancelled: { false })
+            } else {
+                try instance.flush(core: LoadRun.coreID, cancelled: { false })
+                #expect(instance.snapshot().cores.first?.dirtyLines == 0)
+            }
+            try instance.stop(flush: false, cancelled: { false })
+        }
+        #expect(crash.written(0..<1900).count == 1900)
+    }
+
     @Test func aDamagedSetIsRefusedAndCanBeGivenUp() throws {
         let crash = try Crash(requestCount: 200)
         for slot in 0...1 {
