@@ -43,42 +43,60 @@ extension CacheStore {
     private func replayJournal(
         _ recovery: inout Recovery, acceptsLoss: Bool
     ) throws(CacheError) {
-        let count = Int(Self.setsPerPiece)
-        let piece = AlignedBytes(count: count * 4096)
-        for first in stride(from: 0, to: geometry.journalBlockCount, by: count) {
-            let blocks = Int(min(UInt64(count), geometry.journalBlockCount - first))
-            try medium.read(
-                into: UnsafeMutableRawBufferPointer(rebasing: piece.bytes[0..<blocks * 4096]),
-                at: geometry.journalOffset(sequence: first))
-            for index in 0..<blocks {
+        let piece = AlignedBytes(count: Int(Self.setsPerPiece) * 4096)
+        for first in stride(
+            from: 0, to: geometry.journalBlockCount, by: Int(Self.setsPerPiece))
+        {
+            let count = try readBlocks(from: first, to: geometry.journalBlockCount, piece)
+            for index in 0..<count {
                 recovery.scan(
                     place: first + UInt64(index),
                     JournalBlockView(base: address(piece, index)))
             }
         }
-        let line = AlignedBytes(count: Int(geometry.lineBytes))
         do throws(JournalDamage) {
-            for block in try recovery.planReplay() {
-                guard readBlock(block, piece) else { throw .unreadable(block: block) }
-                try recovery.replay(JournalBlockView(base: address(piece, 0))) {
-                    offset, granules in dataChecksum(line, offset, granules)
-                }
-            }
+            try replay(&recovery, piece)
         } catch {
             guard acceptsLoss else { throw damagedJournal(error) }
         }
     }
 
-    private func readBlock(_ block: UInt64, _ piece: AlignedBytes) -> Bool {
-        do throws(CacheError) {
-            try medium.read(
-                into: UnsafeMutableRawBufferPointer(rebasing: piece.bytes[0..<4096]),
-                at: geometry.journalOffset(sequence: block))
-        } catch {
-            return false
+    private func replay(
+        _ recovery: inout Recovery, _ piece: AlignedBytes
+    ) throws(JournalDamage) {
+        let line = AlignedBytes(count: Int(geometry.lineBytes))
+        let blocks = try recovery.planReplay()
+        var next = blocks.lowerBound
+        while next < blocks.upperBound {
+            var count = 0
+            do throws(CacheError) {
+                count = try readBlocks(from: next, to: blocks.upperBound, piece)
+            } catch {
+                throw .unreadable(block: next)
+            }
+            for index in 0..<count {
+                let block = JournalBlockView(base: address(piece, index))
+                let sequence = next + UInt64(index)
+                guard block.validate() == .whole(session: superblock.session, sequence: sequence)
+                else { throw .unreadable(block: sequence) }
+                try recovery.replay(block) { offset, granules in
+                    dataChecksum(line, offset, granules)
+                }
+            }
+            next += UInt64(count)
         }
-        return JournalBlockView(base: address(piece, 0)).validate()
-            == .whole(session: superblock.session, sequence: block)
+    }
+
+    /// Reads blocks of these sequences, as many as lie in a row and fit; returns how many.
+    private func readBlocks(
+        from first: UInt64, to end: UInt64, _ piece: AlignedBytes
+    ) throws(CacheError) -> Int {
+        let row = geometry.journalBlockCount - first % geometry.journalBlockCount
+        let count = Int(min(Self.setsPerPiece, row, end - first))
+        try medium.read(
+            into: UnsafeMutableRawBufferPointer(rebasing: piece.bytes[0..<count * 4096]),
+            at: geometry.journalOffset(sequence: first))
+        return count
     }
 
     /// Nil if the line cannot be read.

@@ -4,6 +4,6 @@ import ArgumentParser
 @main
 struct Bench: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "bench", abstract: "Measures the cache engine and the runtime.",
-        subcommands: [EngineBench.self, RuntimeBench.self])
+        commandName: "bench", abstract: "Measures the cache engine, the runtime and recovery.",
+        subcommands: [EngineBench.self, RuntimeBench.self, RecoveryBench.self])
 }
