@@ -13,7 +13,7 @@ struct Simulate: ParsableCommand {
     var from: UInt64 = 1
 
     @Option(help: "How many seeds; without --minutes.")
-    var count = 100
+    var count: UInt64 = 100
 
     @Option(help: "Run for this many minutes.")
     var minutes: Double?
@@ -27,30 +27,32 @@ struct Simulate: ParsableCommand {
 
     @Flag(
         help: """
-            With --every-event: the process dies after every single store to its memory image, \
-            too.
+            Play short scenarios over and over: the process dies after every single store to its \
+            memory image that a turn makes.
             """)
     var everyStore = false
 
-    @Option(help: "Replay: with --crash-at, after so many stores of a turn.")
+    @Option(help: "Replay: with --every-store, the death after so many stores alone.")
     var stores: UInt64?
 
     @Option(help: "Replay: with --every-event, the power cut at this event alone.")
     var cutAt: UInt64?
 
-    @Option(help: "Replay: with --every-event, the death of the process at this event alone.")
+    @Option(help: "Replay: with --every-event or --every-store, the death at this event alone.")
     var crashAt: UInt64?
 
     func run() throws {
-        let clock = ContinuousClock()
-        let start = clock.now
         let first = seed ?? from
         print("first seed \(first)")
-        var totals = Totals()
-        while seed == nil ? goesOn(totals.seeds, clock.now - start) : totals.seeds < 1 {
+        var totals = Totals(
+            deadline: minutes.map { ContinuousClock.now + .seconds($0 * 60) })
+        while seed != nil ? totals.seeds < 1 : minutes != nil || totals.seeds < count {
+            if totals.isOver { break }
             let seed = first &+ totals.seeds
             totals.seeds += 1
-            if everyEvent {
+            if everyStore {
+                try playEveryStore(seed, &totals)
+            } else if everyEvent {
                 try playEveryEvent(seed, &totals)
             } else {
                 try play(Scenario(seed: seed), &totals, replay: "--seed \(seed)")
@@ -59,46 +61,39 @@ struct Simulate: ParsableCommand {
         print(totals.text)
     }
 
-    private func goesOn(_ number: UInt64, _ elapsed: Duration) -> Bool {
-        if let minutes { return elapsed < .seconds(minutes * 60) }
-        return number < count
-    }
-
     private func playEveryEvent(_ seed: UInt64, _ totals: inout Totals) throws {
         var scenario = Scenario.short(seed: seed)
         scenario.powerCutAt = cutAt
         scenario.crashAt = crashAt
-        scenario.crashAfterStores = stores
-        let eventCount = try play(scenario, &totals, replay: "--every-event --seed \(seed)")
-            .eventCount
+        let option = "--every-event --seed \(seed)"
+        let eventCount = try play(scenario, &totals, replay: option).eventCount
         guard cutAt == nil, crashAt == nil else { return }
-        for event in 1...eventCount {
-            if everyStore {
-                try playEveryStore(scenario, event, &totals)
-                continue
-            }
+        for event in 1...eventCount where !totals.isOver {
             scenario.powerCutAt = event
             scenario.crashAt = nil
-            try play(
-                scenario, &totals, replay: "--every-event --seed \(seed) --cut-at \(event)")
+            try play(scenario, &totals, replay: "\(option) --cut-at \(event)")
             scenario.powerCutAt = nil
             scenario.crashAt = event
-            try play(
-                scenario, &totals, replay: "--every-event --seed \(seed) --crash-at \(event)")
+            try play(scenario, &totals, replay: "\(option) --crash-at \(event)")
         }
     }
 
-    private func playEveryStore(
-        _ unbroken: Scenario, _ event: UInt64, _ totals: inout Totals
-    ) throws {
-        var scenario = unbroken
-        scenario.crashAt = event
-        for stores in UInt64(0)... {
-            scenario.crashAfterStores = stores
-            let replay =
-                "--every-event --seed \(scenario.seed) --crash-at \(event) --stores \(stores)"
-            let simulation = try play(scenario, &totals, replay: replay)
-            guard simulation.diedInTurn else { return }
+    /// In a long run, at some events of each seed.
+    private func playEveryStore(_ seed: UInt64, _ totals: inout Totals) throws {
+        var scenario = Scenario.short(seed: seed)
+        let eventCount = try play(scenario, &totals, replay: "--seed \(seed)").eventCount
+        let step = self.seed == nil ? max(1, eventCount / 64) : 1
+        for event in stride(from: 1 + seed % step, through: eventCount, by: Int(step)) {
+            if let crashAt, crashAt != event { continue }
+            scenario.crashAt = event
+            for stores in (stores ?? 0)... {
+                if totals.isOver { return }
+                scenario.crashAfterStores = stores
+                let replay =
+                    "--every-store --seed \(seed) --crash-at \(event) --stores \(stores)"
+                let simulation = try play(scenario, &totals, replay: replay)
+                if self.stores != nil || !simulation.diedInTurn { break }
+            }
         }
     }
 
@@ -122,10 +117,15 @@ struct Simulate: ParsableCommand {
 }
 
 private struct Totals {
+    let deadline: ContinuousClock.Instant?
     var seeds: UInt64 = 0
     var events: UInt64 = 0
     var crashes = 0
     var powerCuts = 0
+
+    init(deadline: ContinuousClock.Instant?) { self.deadline = deadline }
+
+    var isOver: Bool { deadline.map { ContinuousClock.now >= $0 } ?? false }
 
     var text: String {
         "\(seeds) seeds, \(events) events, \(crashes) process crashes, \(powerCuts) power cuts, "
