@@ -32,7 +32,7 @@ package final class RuntimeService: CacheService {
         var claimed: RunLock?
         // A loaded cache brings its own id. If that cannot be read, loading will say why.
         let id =
-            options.load
+            options.load && !options.resume
             ? CacheInstance.storedCacheID(devicePath: options.cacheDevice) : options.cacheID
         if id != nil || !options.load { claimed = try RunLock.claim(id) }
         times.note("claim")
