@@ -9,7 +9,7 @@ import Ublk
 ///
 /// The old process's I/O may still be on its way to the devices. It is over when the devices can be
 /// opened exclusively; before that nothing is read or written. Nothing here is proportional to the
-/// set table: sets are adopted when they are asked for, and the rest by a thread beside the workers.
+/// set table: sets are adopted when they are asked for, the rest by a thread beside the workers.
 extension CacheInstance {
     /// Seconds that the last I/O of a dead process may take. A device that hangs longer is better
     /// looked at than waited for.
@@ -110,10 +110,10 @@ extension CacheInstance {
             }
         return CacheError(
             .notCleanlyStopped,
-            "Cache \(store.superblock.cacheID) on '\(store.medium.path)' was not stopped cleanly, and "
-                + "cannot go on: its memory image '\(path)' \(reason). This version cannot recover it "
-                + "without. Its data are untouched; starting it with --force instead of --load "
-                + "discards them.")
+            "Cache \(store.superblock.cacheID) on '\(store.medium.path)' was not stopped cleanly, "
+                + "and cannot go on: its memory image '\(path)' \(reason). This version cannot "
+                + "recover it without. Its data are untouched; starting it with --force instead of "
+                + "--load discards them.")
     }
 }
 

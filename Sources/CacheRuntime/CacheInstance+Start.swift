@@ -32,7 +32,8 @@ extension CacheInstance {
         options.milestone("cache device")
         let instance =
             options.load
-            ? try load(options, device, publisher, succession) : try create(options, device, publisher)
+            ? try load(options, device, publisher, succession)
+            : try create(options, device, publisher)
         do throws(CacheError) {
             try instance.startClock()
             try instance.activateCores()

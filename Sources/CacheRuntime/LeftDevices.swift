@@ -33,7 +33,7 @@ final class LeftDevices: Sendable {
 
     private let entries: Mutex<[UInt64: Entry]>
 
-    /// Looks for the cache's devices. What the server has left half made, or half ended, is deleted.
+    /// Looks for the cache's devices. What the server has left half made or half ended is deleted.
     init(cacheUUID: UInt128, _ control: ControlDevice) throws(CacheError) {
         var found: [UInt64: Entry] = [:]
         for info in ExportedDevice.devices(ExportedTag(cacheUUID: cacheUUID, core: 0), control) {

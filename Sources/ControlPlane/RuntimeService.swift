@@ -37,7 +37,8 @@ package final class RuntimeService: CacheService {
         if id != nil || !options.load { claimed = try RunLock.claim(id) }
         times.note("claim")
         let cache = try translated { () throws(CacheError) in
-            var wanted = try Self.options(options, id: options.load ? options.cacheID : claimed?.cacheID)
+            var wanted = try Self.options(
+                options, id: options.load ? options.cacheID : claimed?.cacheID)
             wanted.milestone = { times.note($0, logger) }
             return try CacheInstance.start(wanted)
         }
