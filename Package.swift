@@ -112,7 +112,7 @@ let package = Package(
         tests(
             "ControlPlaneTests",
             [
-                "ControlPlane", "ControlProtocol",
+                "ControlPlane", "ControlProtocol", "ControlClient",
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "Logging", package: "swift-log"),
             ]),

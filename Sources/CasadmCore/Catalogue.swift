@@ -31,7 +31,7 @@ struct OptionSpec: Sendable {
 struct CommandSpec: Sendable {
     enum Name: Sendable {
         case start, stop, setMode, addCore, removeCore, list, stats, resetCounters, flush
-        case version, help, zeroMetadata
+        case version, help, zeroMetadata, upgrade
     }
 
     var name: Name
@@ -57,7 +57,7 @@ struct CommandSpec: Sendable {
 enum Catalogue {
     static let commands: [CommandSpec] = [
         start, stop, setMode, addCore, removeCore, list, stats, resetCounters, flush, version,
-        help, zeroMetadata,
+        help, zeroMetadata, upgrade,
     ]
 
     static func command(_ argument: String) -> CommandSpec? {
@@ -241,4 +241,9 @@ enum Catalogue {
                 summary: "Ignore potential dirty data on cache device"),
             answerFormat,
         ])
+
+    private static let upgrade = CommandSpec(
+        name: .upgrade, long: "upgrade",
+        summary: "Let the casd beside this casadm serve a cache that is in use",
+        options: [cacheID, answerFormat])
 }

@@ -20,6 +20,7 @@ struct Runner {
         case .resetCounters(let cache, let core): try await resetCounters(cache, core)
         case .flush(let cache, let core): try await flush(cache, core)
         case .version: version()
+        case .upgrade(let cache): try await upgrade(cache)
         case .zeroMetadata(let device, let force):
             try ZeroMetadata(device: device, force: force).run()
         }

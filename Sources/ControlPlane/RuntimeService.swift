@@ -42,6 +42,7 @@ package final class RuntimeService: CacheService {
             wanted.milestone = { times.note($0, logger) }
             return try CacheInstance.start(wanted)
         }
+        let pause = times.milliseconds
         let what = cache.isResumed ? "cache goes on after the death of its server" : "cache running"
         logger.info(
             "\(what)",
@@ -52,7 +53,14 @@ package final class RuntimeService: CacheService {
         if cache.hasInactiveCores {
             warnings = ["Cache is in incomplete state - at least one core is inactive"]
         }
-        return StartedService(service: RuntimeService(cache), lock: lock, warnings: warnings)
+        return StartedService(
+            service: RuntimeService(cache), lock: lock, warnings: warnings,
+            pauseMilliseconds: options.diedAt.map { _ in pause })
+    }
+
+    /// What another program must agree with to go on where this one stops.
+    package static var versions: ServerVersions {
+        ServerVersions(memoryImage: MemoryImage.version)
     }
 
     /// Ends the exported devices of a cache whose server is gone; returns its id.
@@ -324,20 +332,22 @@ private final class StartTimes: Sendable {
 
     init(since start: UInt64?) { self.start = start ?? MonotonicTime.now }
 
-    private var milliseconds: String {
+    var milliseconds: UInt64 { (MonotonicTime.now - start) / 1_000_000 }
+
+    private var elapsed: String {
         let tenths = (MonotonicTime.now - start) / 100_000
         return "\(tenths / 10).\(tenths % 10)"
     }
 
     func note(_ step: String) {
-        let time = milliseconds
+        let time = elapsed
         steps.withLock { $0.append("\(step) \(time)") }
     }
 
     /// What comes after the others were told is told by itself.
     func note(_ step: String, _ logger: Logger) {
         if isClosed.load(ordering: .acquiring) {
-            logger.info("\(step)", metadata: ["milliseconds": "\(milliseconds)"])
+            logger.info("\(step)", metadata: ["milliseconds": "\(elapsed)"])
         } else {
             note(step)
         }
@@ -346,6 +356,6 @@ private final class StartTimes: Sendable {
     /// All steps so far.
     var text: String {
         isClosed.store(true, ordering: .releasing)
-        return steps.withLock { $0.joined(separator: ", ") } + ", serving \(milliseconds)"
+        return steps.withLock { $0.joined(separator: ", ") } + ", serving \(elapsed)"
     }
 }

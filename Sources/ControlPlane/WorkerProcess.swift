@@ -45,6 +45,7 @@ package struct WorkerProcess {
             try prepare(logger)
             var options = options
             if let waitingPlace {
+                waitingPlace.announce()
                 guard let moment = waitingPlace.wait() else { return 0 }
                 options.diedAt = moment
             }
@@ -111,8 +112,14 @@ package struct StartedService: Sendable {
     package let lock: RunLock
     /// Sentences for the admin: what is not entirely as expected.
     package let warnings: [String]
+    /// How long nobody served the cache, if it goes on after another process.
+    package let pauseMilliseconds: UInt64?
 
-    package init(service: any CacheService, lock: RunLock, warnings: [String]) {
+    package init(
+        service: any CacheService, lock: RunLock, warnings: [String],
+        pauseMilliseconds: UInt64? = nil
+    ) {
+        self.pauseMilliseconds = pauseMilliseconds
         self.service = service
         self.lock = lock
         self.warnings = warnings
@@ -205,7 +212,9 @@ private struct ReadinessReport: Service {
         ready.report(
             end.isFinished
                 ? .failed(.endedEarly)
-                : .ready(cacheID: started.lock.cacheID, warnings: started.warnings))
+                : .ready(
+                    cacheID: started.lock.cacheID, warnings: started.warnings,
+                    pauseMilliseconds: started.pauseMilliseconds))
     }
 }
 

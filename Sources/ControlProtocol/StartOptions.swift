@@ -54,9 +54,16 @@ package struct Readiness: Codable, Sendable, Equatable {
     package var code: String?
     /// Sentences for an admin whose cache started, but not entirely as expected.
     package var warnings: [String]?
+    /// Of a server that goes on after another one: since the end of that.
+    package var pauseMilliseconds: UInt64?
 
-    package static func ready(cacheID: UInt16, warnings: [String] = []) -> Readiness {
-        Readiness(ok: true, cacheID: cacheID, warnings: warnings.isEmpty ? nil : warnings)
+    package static func ready(
+        cacheID: UInt16, warnings: [String] = [], pauseMilliseconds: UInt64? = nil
+    ) -> Readiness {
+        var ready = Readiness(
+            ok: true, cacheID: cacheID, warnings: warnings.isEmpty ? nil : warnings)
+        ready.pauseMilliseconds = pauseMilliseconds
+        return ready
     }
 
     package static func failed(_ error: ErrorBody) -> Readiness {
@@ -75,6 +82,6 @@ package struct Readiness: Codable, Sendable, Equatable {
     }
 
     private enum CodingKeys: String, CodingKey {
-        case ok, cacheID = "cacheId", message, code, warnings
+        case ok, cacheID = "cacheId", message, code, warnings, pauseMilliseconds
     }
 }
