@@ -5,13 +5,13 @@ import Foundation
 import Testing
 
 @Suite struct RecordFileTests {
-    private func inRunDirectory(_ body: (RunningCaches) throws -> Void) rethrows {
+    private func inRunDirectory(_ body: (RunningCaches) -> Void) {
         let folder = TemporaryFolder()
-        try body(RunningCaches(in: folder.path))
+        body(RunningCaches(in: folder.path))
     }
 
-    @Test func aRecordIsThereUntilItIsRemoved() throws {
-        try inRunDirectory { caches in
+    @Test func aRecordIsThereUntilItIsRemoved() {
+        inRunDirectory { caches in
             let file = RecordFile(cacheID: 3, in: caches.directory)
             #expect(caches.unserved().isEmpty)
             var record = CacheRecord(id: 3, device: "/dev/x", supervisor: 7)
@@ -28,8 +28,8 @@ import Testing
         }
     }
 
-    @Test func aRecordWithoutItsSupervisorTellsOfACacheThatIsNotRunning() throws {
-        try inRunDirectory { caches in
+    @Test func aRecordWithoutItsSupervisorTellsOfACacheThatIsNotRunning() {
+        inRunDirectory { caches in
             let record = CacheRecord(id: 4, device: "/dev/x")
             do {
                 let file = RecordFile(cacheID: 4, in: caches.directory)
