@@ -81,6 +81,11 @@ let programs: [Target] = [
             .product(name: "Histogram", package: "hdrhistogram-swift"),
         ], swiftSettings: house),
     .executableTarget(
+        name: "powercut",
+        dependencies: [
+            "CLinux", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        ], swiftSettings: house),
+    .executableTarget(
         name: "simulate",
         dependencies: [
             "Simulator", .product(name: "ArgumentParser", package: "swift-argument-parser"),
@@ -118,6 +123,7 @@ let package = Package(
             ]),
         tests("CasadmTests", ["CasadmCore", "ControlClient", "ControlProtocol", "CacheFormat"]),
         tests("SimulatorTests", ["Simulator", "CacheEngine", "CacheFormat"]),
+        tests("PowercutTests", ["powercut"]),
         tests("TidyTests", []),
     ]
 )

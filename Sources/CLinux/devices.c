@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 
 static int result(int value) { return value < 0 ? -errno : value; }
 
@@ -20,6 +21,12 @@ int ucas_open_device(const char *path, int direct, int exclusive) {
 
 int ucas_open_read_only(const char *path, int exclusive) {
     return result(open(path, O_RDONLY | O_CLOEXEC | (exclusive ? O_EXCL : 0)));
+}
+
+int64_t ucas_write_durably(int fd, const void *bytes, uint64_t count, uint64_t offset) {
+    struct iovec piece = {(void *)bytes, count};
+    ssize_t written = pwritev2(fd, &piece, 1, (off_t)offset, RWF_DSYNC);
+    return written < 0 ? -errno : written;
 }
 
 int ucas_block_limits(int fd, struct ucas_block_limits *limits) {

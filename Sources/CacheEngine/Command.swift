@@ -66,8 +66,9 @@ public struct Command: Equatable, Sendable {
         case answer
         /// An answered request's slot and buffer are no longer used. Not completed back.
         case releaseSlot
-        /// Tell worker `slot` that something in set `deviceOffset` was released
-        /// (its `setReleased` is to be called). Not completed back.
+        /// Tell worker `slot` that something in set `deviceOffset` was released, or, with
+        /// `Engine.journalSet` for a set, that the journal went on (its `setReleased` is to be
+        /// called). Not completed back.
         case wakeWorker
         /// A flush of core `core` begun with `beginFlush` ended with `result`. Not completed back.
         case flushEnded
@@ -79,7 +80,7 @@ public struct Command: Equatable, Sendable {
     /// By kind: what never occurs together shares a field, which halves the queue.
     @usableFromInline var flag = false
     public var core: UInt16 = 0
-    /// Where the bytes are: in a request's buffer or in a cleaning buffer.
+    /// Where the bytes are: in a request's buffer, a cleaning buffer, or the journal's memory.
     public var buffer = BufferName.none
     /// Bytes from the start of that buffer.
     public var bufferOffset: UInt32 = 0
@@ -145,7 +146,8 @@ public struct Command: Equatable, Sendable {
 
 /// A buffer the runner of the engine owns and the engine only names.
 public struct BufferName: Equatable, Sendable {
-    /// Top bit: a cleaning buffer; the rest: its number, or the request slot's.
+    /// Top bit: not a request's. Then the next one: metadata (else cleaning). The rest: its number,
+    /// or the request slot's.
     public let rawValue: UInt32
 
     public static let none = BufferName(rawValue: .max)
@@ -155,8 +157,14 @@ public struct BufferName: Equatable, Sendable {
     @inlinable public static func cleaning(_ index: UInt32) -> BufferName {
         BufferName(rawValue: index | 0x8000_0000)
     }
-    @inlinable public var isCleaning: Bool { rawValue & 0x8000_0000 != 0 }
-    @inlinable public var index: UInt32 { rawValue & 0x7fff_ffff }
+    /// Journal blocks and set pages, see `Journal.address`.
+    @inlinable public static func metadata(_ index: UInt32) -> BufferName {
+        BufferName(rawValue: index | 0xC000_0000)
+    }
+    @inlinable public var isRequest: Bool { rawValue & 0x8000_0000 == 0 }
+    @inlinable public var isCleaning: Bool { rawValue >> 30 == 2 }
+    @inlinable public var isMetadata: Bool { rawValue >> 30 == 3 && self != .none }
+    @inlinable public var index: UInt32 { rawValue & 0x3fff_ffff }
 
     @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
 }

@@ -30,6 +30,12 @@ extension Engine {
 
     /// The set has no way to give: its dirty lines are cleaned before all others. Lock held.
     mutating func requestUrgentCleaning(_ access: SetAccess, _ set: UInt32) {
+        // Clean ways may only wait for the record that says so to be durable.
+        journal.locked {
+            if access.sidecar.lastCommit > journal.state.pointee.committed {
+                journal.want(access.sidecar.lastCommit)
+            }
+        }
         guard !access.sidecar.isUrgent, access.sidecar.dirty > 0 else { return }
         if cleaner.addUrgent(set) { access.sidecar.isUrgent = true }
     }
@@ -168,6 +174,13 @@ extension Engine {
     ) -> Bool {
         guard access.sidecar.uses[way].canBecomeExclusive, access.sidecar.uses[way].canAddReader
         else { return false }
+        switch journal.reserve(1, worker: worker) {
+        case .reserved: break
+        case .full: return false
+        case .failing:
+            if batch.pointee.job >= 0 { cleaner.jobs[batch.pointee.job].failure = -5 }  // EIO
+            return false
+        }
         access.sidecar.uses[way].isCleaning = true
         access.sidecar.uses[way].addReader()
         access.page.replacement[way] &= ~Replacement.rewritten
@@ -354,11 +367,16 @@ extension Engine {
         let way = Int(entry.way)
         access.sidecar.lock()
         let isRewritten = access.page.replacement[way] & Replacement.rewritten != 0
-        if batch.pointee.failure == 0, !isRewritten {
+        let isClean = batch.pointee.failure == 0 && !isRewritten
+        let usesReservation = isClean && access.needsRecord(way, entry.granules)
+        if isClean {
             access.makeClean(way, entry.granules)
+            // The next FLUSH makes that durable: writes may go past the cache from now on.
+            counters.add(.cacheWritesDone, batch.pointee.core)
         } else if batch.pointee.job >= 0 {
             cleaner.jobs[batch.pointee.job].foundBusy = true
         }
+        if !usesReservation { journal.unreserve(1) }
         access.page.replacement[way] &= ~Replacement.rewritten
         if isRewritten { access.page.replacement[way] |= Replacement.staleOnCore }
         access.sidecar.uses[way].isCleaning = false

@@ -26,6 +26,9 @@ struct DiscardList {
 
 /// Discard: first the core, then every granule inside the range is dropped, dirty or not.
 ///
+/// Before dirty granules are dropped the core is flushed: the journal says that they are gone, and
+/// the core must not then come up with what it had before them.
+///
 /// Dirty ones stay where the core has older data than theirs, which no read may go back to: on a
 /// core that cannot discard or failed to, and where a cleaning may have written behind the discard.
 ///
@@ -72,10 +75,20 @@ extension Engine {
             .request, slot: slot, generation: requests.generation(slot), isCore: true)
     }
 
+    /// The core's discard ended, or the flush after it.
     mutating func coreDiscardEnded(_ slot: UInt32, _ result: Int32) {
         let index = requests[slot].pointee.firstPart
         let core = requests[slot].pointee.request.core
-        counters.add(.directWritesDone, core)
+        let wasFlush = parts[index].pointee.phase == .flushingCore
+        if !wasFlush { counters.add(.directWritesDone, core) }
+        if result >= 0, !wasFlush, shared.sum(.dirtyLines, core: core) > 0 {
+            parts[index].pointee.phase = .flushingCore
+            let command = commands.append(.flushCore)
+            command.pointee.core = core
+            command.pointee.token = Token(
+                .request, slot: slot, generation: requests.generation(slot), isCore: true)
+            return
+        }
         if result < 0 {
             // The core may have lost some of it: what is clean in the cache is not the core's
             // content any more and goes, too; what is dirty stays.
@@ -130,7 +143,11 @@ extension Engine {
             for way in 0..<SetPageLayout.ways where access.holds(way, core: request.core) {
                 let state = access.page.state(way)
                 var dropped = granules(of: access.page.identity(way).line, in: request)
-                if !isDiscarded { dropped &= ~state.dirty }
+                if !isDiscarded {
+                    // What a cleaning has just written to the core may be gone again.
+                    if dropped & state.dirty != 0 { noteRewritten(way, access) }
+                    dropped &= ~state.dirty
+                }
                 if dropped == 0 { continue }
                 // A fill under way may have read what is no longer there; a cleaning may mark clean
                 // what the core has just discarded.
@@ -142,6 +159,20 @@ extension Engine {
                 }
                 if access.page.replacement[way] & Replacement.staleOnCore != 0 {
                     dropped &= ~state.dirty
+                }
+                if access.needsRecord(way, dropped) {
+                    switch journal.reserve(1, worker: worker) {
+                    case .reserved: break
+                    case .full:
+                        parts[index].pointee.set = set
+                        parkForJournal(index, access)
+                        access.sidecar.unlock()
+                        return false
+                    case .failing:
+                        parts[index].pointee.coreFailure = -5  // EIO
+                        continue
+                    }
+                    counters.add(.cacheWritesDone, request.core)
                 }
                 access.invalidate(way, dropped)
                 access.releaseIfEmpty(way)

@@ -12,26 +12,39 @@ extension Engine {
         if request.pointee.cacheWritesSeen
             > flushed.pointee.cacheWrites.load(ordering: .acquiring)
         {
-            emitFlush(slot, .flushCache)
+            request.pointee.partsInUse += 1
+            awaitCommit(slot)
         }
         if request.pointee.directWritesSeen
             > flushed.pointee.directWrites.load(ordering: .acquiring)
         {
-            emitFlush(slot, .flushCore)
+            emitCoreFlush(slot)
         }
         if request.pointee.partsInUse == 0 { answer(slot) }
     }
 
-    private mutating func emitFlush(_ slot: UInt32, _ kind: Command.Kind) {
+    private mutating func emitCoreFlush(_ slot: UInt32) {
         let request = requests[slot]
         request.pointee.partsInUse += 1
-        let command = commands.append(kind)
+        let command = commands.append(.flushCore)
         command.pointee.core = request.pointee.request.core
         command.pointee.token = Token(
-            .request, slot: slot, generation: requests.generation(slot), isCore: kind == .flushCore)
+            .request, slot: slot, generation: requests.generation(slot), isCore: true)
     }
 
-    /// A flush ended, or the core part of a discard.
+    /// The commit that a FLUSH waited for ended.
+    mutating func flushOfCacheEnded(_ slot: UInt32, isWell: Bool) {
+        let request = requests[slot]
+        if isWell {
+            raise(
+                shared.flushed(request.pointee.request.core).pointee.cacheWrites,
+                to: request.pointee.cacheWritesSeen)
+        }
+        request.pointee.partsInUse -= 1
+        if request.pointee.partsInUse == 0 { answer(slot) }
+    }
+
+    /// A flush of the core ended, or the core part of a discard.
     mutating func requestTransferEnded(_ token: Token, _ result: Int32) {
         let slot = token.slot
         precondition(
@@ -45,12 +58,10 @@ extension Engine {
         let core = request.pointee.request.core
         let flushed = shared.flushed(core)
         if result < 0 {
-            counters.add(token.isCore ? .coreWriteErrors : .cacheWriteErrors, core)
+            counters.add(.coreWriteErrors, core)
             if request.pointee.result == 0 { request.pointee.result = result }
-        } else if token.isCore {
-            raise(flushed.pointee.directWrites, to: request.pointee.directWritesSeen)
         } else {
-            raise(flushed.pointee.cacheWrites, to: request.pointee.cacheWritesSeen)
+            raise(flushed.pointee.directWrites, to: request.pointee.directWritesSeen)
         }
         request.pointee.partsInUse -= 1
         if request.pointee.partsInUse == 0 { answer(slot) }

@@ -13,8 +13,11 @@ extension Engine {
         return startHit(request, isWrite: false)
     }
 
+    /// Only what the journal has a record of: then nothing but the data is to be written.
     @inline(__always) mutating func submitWriteHit(_ request: Request) -> UInt32 {
-        guard shared.effectiveMode == .writeBack else { return noSlot }
+        guard shared.effectiveMode == .writeBack, !request.forceUnitAccess,
+            shared.durability == .flush
+        else { return noSlot }
         return startHit(request, isWrite: true)
     }
 
@@ -39,7 +42,9 @@ extension Engine {
         let access = hitAccess(set)
         access.sidecar.lock()
         guard let way = access.search(identity, fingerprint: fingerprint),
-            granules & ~access.page.state(way).valid == 0,
+            isWrite
+                ? mayOverwriteAtOnce(access.page.state(way), granules)
+                : granules & ~access.page.state(way).valid == 0,
             isWrite ? access.sidecar.uses[way].canAddWriter : access.sidecar.uses[way].canAddReader,
             let acquired = requests.acquireEntry()
         else {
@@ -48,7 +53,7 @@ extension Engine {
         }
         if isWrite {
             access.sidecar.uses[way].addWriter()
-            beginOverwriting(way, granules, access)
+            noteRewritten(way, access)
         } else {
             access.sidecar.uses[way].addReader()
         }
@@ -62,6 +67,11 @@ extension Engine {
             acquired.index, request, isWrite: isWrite, token: token,
             cacheOffset: geometry.dataOffset &+ place &* lineBytes &+ sector &* 512)
         return acquired.index
+    }
+
+    @inline(__always)
+    private func mayOverwriteAtOnce(_ state: LineState, _ granules: UInt16) -> Bool {
+        granules & ~state.recorded == 0 && !journal.window.isUnconfirmed(state.commitStamp)
     }
 
     /// The set of a hit: a remainder by the number of sets, or what a slot has kept of one.
@@ -96,7 +106,7 @@ extension Engine {
         counters.add(isWrite ? .writeTotal : .readTotal, request.core)
         commands.append(
             Command(
-                isWrite ? .writeCache : .readCache, flag: isWrite && request.forceUnitAccess,
+                isWrite ? .writeCache : .readCache, flag: false,
                 core: request.core, buffer: .request(slot),
                 length: UInt32(truncatingIfNeeded: byteCount),
                 deviceOffset: cacheOffset, token: token))
@@ -155,7 +165,11 @@ extension Engine {
         access.sidecar.lock()
         access.sidecar.uses[way].removeWriter()
         counters.add(.cacheWritesDone, request.pointee.request.core)
-        if isWritten { endOverwriting(way, granules(ofHit: request.pointee.request), access) }
+        if isWritten {
+            noteRewritten(way, access)
+        } else {
+            access.sidecar.hadFailedWrite = true
+        }
         let waiters = takeWaiters(access)
         access.sidecar.unlock()
         wake(waiters, set: set)
@@ -219,18 +233,8 @@ extension Engine {
         if already & ~state.dirty != 0 { access.makeDirty(way, already) }
     }
 
-    /// When its data is there.
-    @inline(__always)
-    func endOverwriting(_ way: Int, _ granules: UInt16, _ access: SetAccess) {
-        noteRewritten(way, access)
-        let state = access.page.state(way)
-        if granules & ~(state.valid & state.dirty) != 0 {
-            access.makeValid(way, granules, dirty: true)
-        }
-    }
-
     /// Whoever cleans the line at this moment copies old data: the line stays dirty.
-    @inline(__always) private func noteRewritten(_ way: Int, _ access: SetAccess) {
+    @inline(__always) func noteRewritten(_ way: Int, _ access: SetAccess) {
         if access.sidecar.uses[way].isCleaning {
             access.page.replacement[way] |= Replacement.rewritten
         }

@@ -315,8 +315,7 @@ extension Engine {
         if part.pointee.cacheFailure == 0 {
             for line in 0..<Int(part.pointee.lineCount)
             where part.pointee.owners & 1 << UInt16(line) != 0 {
-                access.makeValid(
-                    Int(part.pointee.ways[line]), granules(part, line: line), dirty: false)
+                access.makeValid(Int(part.pointee.ways[line]), granules(part, line: line))
             }
         }
         abandonFill(part, access)

@@ -65,8 +65,7 @@ extension Engine {
         command.pointee.token = Token(
             .part, slot: index, generation: parts.generation(index), isCore: false)
         if kind == .writeCache {
-            command.pointee.forceUnitAccess =
-                request.pointee.request.forceUnitAccess && part.pointee.phase != .filling
+            command.pointee.forceUnitAccess = part.pointee.isDurableInPlace
             counters.add(.cacheWriteBytes, command.pointee.core, UInt64(command.pointee.byteCount))
         } else {
             counters.add(.cacheReadBytes, command.pointee.core, UInt64(command.pointee.byteCount))
@@ -158,7 +157,8 @@ extension Engine {
         command.pointee.byteCount = byteCount
         command.pointee.deviceOffset = from * 512
         command.pointee.forceUnitAccess =
-            kind == .writeCore && request.pointee.request.forceUnitAccess
+            kind == .writeCore
+            && (request.pointee.request.forceUnitAccess || shared.durability == .write)
         command.pointee.token = Token(
             .part, slot: index, generation: parts.generation(index), isCore: true)
     }
@@ -229,7 +229,7 @@ extension Engine {
         case .writeBack: writeBackEnded(index)
         case .writeThrough: writeThroughEnded(index)
         case .passThrough: passThroughEnded(index)
-        case .idle, .parked, .awaitingAnswer, .discarding:
+        case .idle, .parked, .awaitingAnswer, .flushingCore, .discarding:
             preconditionFailure("a transfer ended for a part that has none")
         }
     }

@@ -1,4 +1,20 @@
 import CacheFormat
+import Synchronization
+
+/// Who tells the CRC-32C of bytes of a request's buffer: the engine sees no data.
+public struct DataChecksum {
+    /// (context, slot of the request, offset, byte count, seed) to the CRC continued from the seed.
+    public typealias Function =
+        @convention(c) (UnsafeMutableRawPointer, UInt32, UInt32, UInt32, UInt32) -> UInt32
+    let context: UnsafeMutableRawPointer
+    let function: Function
+
+    /// `context` must be valid as long as the engine is.
+    public init(context: UnsafeMutableRawPointer, function: @escaping Function) {
+        self.context = context
+        self.function = function
+    }
+}
 
 /// How much one worker's engine may have under way.
 public struct EngineLimits: Sendable {
@@ -37,6 +53,9 @@ public struct Engine: ~Copyable {
     @usableFromInline var commands: CommandQueue
     var parkedFirst = noSlot
     var parkedLast = noSlot
+    /// Requests that wait for a commit of the journal.
+    var awaitingFirst = noSlot
+    var awaitingLast = noSlot
     var discards = DiscardList()
     /// Somebody waits for the end of the write-back writes under way.
     var isSettling = false
@@ -47,6 +66,8 @@ public struct Engine: ~Copyable {
     let sidecars: UnsafeMutableRawPointer
     let cores: UnsafeMutablePointer<CoreRow>
     let control: UnsafeMutablePointer<ControlWords>
+    let journal: Journal
+    let dataChecksum: DataChecksum?
     // And of the geometry; shifts turn sectors into lines, extents, granules.
     let placement: SetPlacement
     let lineShift: UInt64
@@ -57,7 +78,10 @@ public struct Engine: ~Copyable {
     /// A bit for each granule of a line.
     let allGranules: UInt16
 
-    public init(shared: SharedCache, worker: Int, limits: EngineLimits) {
+    /// Without `dataChecksum` the journal's records have none, and a commit flushes twice.
+    public init(
+        shared: SharedCache, worker: Int, limits: EngineLimits, dataChecksum: DataChecksum? = nil
+    ) {
         precondition(worker < shared.workerCount)
         precondition(
             shared.geometry.granuleBytes == 512,
@@ -68,6 +92,8 @@ public struct Engine: ~Copyable {
         sidecars = shared.sidecars
         cores = shared.cores
         control = shared.control
+        journal = shared.journal
+        self.dataChecksum = dataChecksum
         self.worker = worker
         self.limits = limits
         counters = shared.counters(worker)
@@ -88,7 +114,7 @@ public struct Engine: ~Copyable {
 
     /// Whether nothing is under way: no request, no fill, no cleaning, no command to take.
     public var isQuiescent: Bool {
-        commands.count == 0 && cleaner.isIdle && requests.isUnused
+        commands.count == 0 && cleaner.isIdle && requests.isUnused && !ownsJournal
     }
 }
 
@@ -171,12 +197,18 @@ extension Engine {
         case .part: partTransferEnded(token, result)
         case .request: requestTransferEnded(token, result)
         case .cleaning: cleaningTransferEnded(token, result)
+        case .journal: journalTransferEnded(token, result)
         }
     }
 
-    /// Something was released in a set this worker waits for.
+    /// Something was released in a set this worker waits for, or (`journalSet`) the journal went
+    /// on.
     public mutating func setReleased(_ set: UInt32) {
-        retryParked(set)
+        if set == Self.journalSet {
+            journalAdvanced()
+            return
+        }
+        retryParked { !$0.pointee.waitsForJournal && $0.pointee.set == set }
         cleaner.resumeWaitingFlushes()
     }
 
@@ -219,7 +251,12 @@ extension Engine {
     /// Whether background work goes on without anything having to happen outside: a turn does a
     /// bounded piece of it, and the next turn must come without waiting.
     public var hasMoreToDo: Bool {
-        !discards.isEmpty() || cleaner.hasMoreToDo
+        !discards.isEmpty() || cleaner.hasMoreToDo || journalNeedsMe
+    }
+
+    private var journalNeedsMe: Bool {
+        journal.state.pointee.attention.load(ordering: .relaxed) != 0
+            && (ownsJournal || journal.state.pointee.owner == Journal.workerNone)
     }
 
     /// Background work that goes on when the foreground has nothing queued: a bounded piece.
@@ -227,6 +264,7 @@ extension Engine {
         commands.restart()
         continueDiscards()
         continueCleaning()
+        continueJournal()
         if isSettling, !hasWriteBackWrites() {
             isSettling = false
             _ = commands.append(.writesSettled)
@@ -237,39 +275,40 @@ extension Engine {
 // MARK: - Tokens
 
 extension Token {
-    enum Kind: UInt64 { case hit, part, request, cleaning }
+    enum Kind: UInt64 { case hit, part, request, cleaning, journal }
 
     /// | bits | |
     /// | --- | --- |
     /// | 0-23 | slot |
-    /// | 24-25 | kind |
-    /// | 26 | the transfer is the core's |
-    /// | 27 | parts of the same request chained behind this one are carried, too |
-    /// | 28-51 | generation of the slot |
+    /// | 24-26 | kind |
+    /// | 27 | the transfer is the core's |
+    /// | 28 | parts of the same request chained behind this one are carried, too |
+    /// | 29-52 | generation of the slot |
     @inline(__always)
     init(_ kind: Kind, slot: UInt32, generation: UInt32, isCore: Bool) {
         self.init(
-            rawValue: UInt64(slot) | kind.rawValue << 24 | (isCore ? 1 << 26 : 0)
-                | UInt64(generation) << 28)
+            rawValue: UInt64(slot) | kind.rawValue << 24 | (isCore ? 1 << 27 : 0)
+                | UInt64(generation) << 29)
     }
 
     @inlinable @inline(__always) var slot: UInt32 {
         UInt32(truncatingIfNeeded: rawValue & 0xff_ffff)
     }
-    @inline(__always) var isCore: Bool { rawValue & 1 << 26 != 0 }
-    @inline(__always) var carriesChain: Bool { rawValue & 1 << 27 != 0 }
-    @inline(__always) var withChain: Token { Token(rawValue: rawValue | 1 << 27) }
+    @inline(__always) var isCore: Bool { rawValue & 1 << 27 != 0 }
+    @inline(__always) var carriesChain: Bool { rawValue & 1 << 28 != 0 }
+    @inline(__always) var withChain: Token { Token(rawValue: rawValue | 1 << 28) }
     @inline(__always) var generation: UInt32 {
-        UInt32(truncatingIfNeeded: rawValue >> 28 & 0xff_ffff)
+        UInt32(truncatingIfNeeded: rawValue >> 29 & 0xff_ffff)
     }
     /// 0 for a hit.
-    @inline(__always) var kindBits: UInt64 { rawValue & 3 << 24 }
+    @inline(__always) var kindBits: UInt64 { rawValue & 7 << 24 }
     @inline(__always) var kind: Kind {
-        switch rawValue >> 24 & 3 {
+        switch rawValue >> 24 & 7 {
         case 0: .hit
         case 1: .part
         case 2: .request
-        default: .cleaning
+        case 3: .cleaning
+        default: .journal
         }
     }
 }
@@ -375,7 +414,12 @@ extension Engine {
         let request = requests[slot]
         if result != 0, request.pointee.result == 0 { request.pointee.result = result }
         request.pointee.partsBeforeAnswer -= 1
-        if request.pointee.partsBeforeAnswer == 0 { answer(slot) }
+        guard request.pointee.partsBeforeAnswer == 0 else { return }
+        if request.pointee.needsCommit, request.pointee.result == 0 {
+            awaitCommit(slot)
+        } else {
+            answer(slot)
+        }
     }
 
     @inline(__always) mutating func answer(_ slot: UInt32) {
@@ -490,8 +534,8 @@ extension Engine {
         if waiters & 1 << UInt64(worker) != 0 { setReleased(set) }
     }
 
-    /// Starts the parked parts of a set again, oldest first; some may park again.
-    private mutating func retryParked(_ set: UInt32) {
+    /// Starts those parked parts again, oldest first; some may park again.
+    mutating func retryParked(_ isMeant: (UnsafeMutablePointer<Part>) -> Bool) {
         var index = parkedFirst
         parkedFirst = noSlot
         parkedLast = noSlot
@@ -502,7 +546,7 @@ extension Engine {
         while index != noSlot {
             let next = parts[index].pointee.nextParked
             parts[index].pointee.nextParked = noSlot
-            if parts[index].pointee.set == set {
+            if isMeant(parts[index]) {
                 link(index, &retryFirst, &retryLast)
             } else {
                 link(index, &keptFirst, &keptLast)
@@ -514,6 +558,7 @@ extension Engine {
         while retryFirst != noSlot {
             let next = parts[retryFirst].pointee.nextParked
             parts[retryFirst].pointee.nextParked = noSlot
+            parts[retryFirst].pointee.waitsForJournal = false
             start(retryFirst)
             retryFirst = next
         }

@@ -9,7 +9,10 @@ import CacheFormat
 /// 2. Valid granules exist only in occupied ways; dirty granules are valid.
 /// 3. An occupied way without valid granules is in use (being filled or written); when the use
 ///    ends it is released.
-/// 4. The page is consistent after every single store: a line appears by identity first and state
+/// 4. Recorded granules are dirty. What is dirty and not recorded is being written, or a write of
+///    it failed: nobody was promised it.
+/// 5. A way is given to another line only when the journal's last record of it is durable.
+/// 6. The page is consistent after every single store: a line appears by identity first and state
 ///    last, and disappears by state first.
 struct SetAccess {
     let page: SetPageView
@@ -107,6 +110,7 @@ extension SetAccess {
     func allocate(_ identity: Identity, fingerprint: UInt8, lineHash: UInt16, guess: Int) -> Int? {
         guard let way = freeWay(guess: guess) ?? evict() else { return nil }
         precondition(page.state(way).isEmpty && sidecar.uses[way].isIdle)
+        page.setState(way, LineState(rawValue: 0))
         page.setIdentity(way, identity)
         page.fingerprints[way] = fingerprint
         var byte = Replacement.occupied
@@ -124,7 +128,7 @@ extension SetAccess {
     private func freeWay(guess: Int) -> Int? {
         guard sidecar.occupied < SetPageLayout.ways else { return nil }
         if guess < SetPageLayout.ways, page.replacement[guess] & Replacement.occupied == 0,
-            sidecar.uses[guess].isIdle
+            canBeReused(guess)
         {
             return guess
         }
@@ -133,11 +137,17 @@ extension SetAccess {
             var free = ucas_masked_match_mask32(bytes + first, Replacement.occupied, 0)
             while free != 0 {
                 let way = first + free.trailingZeroBitCount
-                if sidecar.uses[way].isIdle { return way }
+                if canBeReused(way) { return way }
                 free &= free &- 1
             }
         }
         return nil
+    }
+
+    /// Nobody uses the way, and what the journal said of it last is durable.
+    private func canBeReused(_ way: Int) -> Bool {
+        sidecar.uses[way].isIdle
+            && !shared.journal.window.isUncommitted(page.state(way).commitStamp)
     }
 
     /// Ends the occupation of a way that has no valid granule and is in nobody's writing use.
@@ -170,7 +180,9 @@ extension SetAccess {
     @inline(__always) func setState(_ way: Int, _ state: LineState) {
         let old = page.state(way)
         if old == state { return }
-        precondition(state.dirty & ~state.valid == 0, "a dirty granule that is not valid")
+        precondition(
+            state.dirty & ~state.valid == 0 && state.recorded & ~state.dirty == 0,
+            "a dirty granule that is not valid, or a recorded one that is not dirty")
         let identity = page.identity(way)
         page.setState(way, state)
         sidecar.isChanged = true
@@ -198,10 +210,9 @@ extension SetAccess {
         }
     }
 
-    func makeValid(_ way: Int, _ granules: UInt16, dirty: Bool) {
+    func makeValid(_ way: Int, _ granules: UInt16) {
         var state = page.state(way)
         state.valid |= granules
-        if dirty { state.dirty |= granules }
         setState(way, state)
     }
 
@@ -212,21 +223,81 @@ extension SetAccess {
         setState(way, state)
     }
 
+    /// Their content is on the core, durably. Takes a reservation if `needsRecord`.
     func makeClean(_ way: Int, _ granules: UInt16) {
         var state = page.state(way)
         state.dirty &= ~granules
-        setState(way, state)
+        forget(way, granules, state)
     }
 
+    /// Takes a reservation if `needsRecord`.
     func invalidate(_ way: Int, _ granules: UInt16) {
         var state = page.state(way)
-        // Dirty first: both are in one word, so this is one store.
         state.dirty &= ~granules
         state.valid &= ~granules
-        setState(way, state)
+        forget(way, granules, state)
     }
 
-    func discardState(_ way: Int) { invalidate(way, .max) }
+    /// Whether the journal has to be told if these granules are dirty no more.
+    func needsRecord(_ way: Int, _ granules: UInt16) -> Bool {
+        page.state(way).recorded & granules != 0
+    }
+
+    private func forget(_ way: Int, _ granules: UInt16, _ changed: LineState) {
+        var state = changed
+        guard needsRecord(way, granules) else { return setState(way, state) }
+        state.recorded &= ~granules
+        record(way, state, granules: 0, checksum: nil)
+    }
+}
+
+// MARK: - The journal
+
+extension SetAccess {
+    var set: UInt32 {
+        UInt32(
+            truncatingIfNeeded: (UnsafeRawPointer(page.base) - UnsafeRawPointer(shared.pages))
+                / SetPageLayout.byteCount)
+    }
+
+    /// Stores the state and records it. Uses up a reservation.
+    ///
+    /// `granules` are those written for it, and their data's checksum if that can be relied on.
+    /// Journal and page change together under the journal's lock; what a crash of the process in
+    /// between leaves is recorded again, for the whole set (`changingSet`).
+    func record(_ way: Int, _ state: LineState, granules: UInt16, checksum: UInt32?) {
+        let journal = shared.journal
+        let set = set
+        journal.lock()
+        journal.state.pointee.changingSet = set + 1
+        let number = page.recordNumber &+ 1
+        var recorded = state
+        recorded.commitStamp = journal.append(
+            JournalRecord(
+                set: set, way: UInt8(way), identity: page.identity(way), dirty: state.recorded,
+                granules: granules, checksum: checksum, number: number))
+        page.recordNumber = number
+        sidecar.lastCommit = journal.state.pointee.openCommit
+        if !sidecar.isListed {
+            sidecar.isListed = true
+            journal.list(set)
+            if page.firstBlock == 0 { page.firstBlock = journal.state.pointee.openBlock }
+        }
+        setState(way, recorded)
+        journal.state.pointee.changingSet = 0
+        journal.unlock()
+    }
+
+    /// Whether these granules may be overwritten in place now.
+    @inline(__always) func mayOverwrite(_ way: Int, _ granules: UInt16, worker: Int)
+        -> OverwriteVerdict
+    {
+        let state = page.state(way)
+        guard state.recorded & granules != 0,
+            shared.journal.window.isUnconfirmed(state.commitStamp)
+        else { return .allowed }
+        return shared.journal.mayOverwrite(worker: worker)
+    }
 }
 
 // MARK: - Replacement: S3-FIFO with two hands
@@ -243,13 +314,13 @@ extension SetAccess {
             let way = (smallFirst ? smallVictim() : nil) ?? mainVictim()
                 ?? (smallFirst ? nil : smallVictim())
         else { return nil }
-        discardState(way)
+        invalidate(way, .max)
         release(way)
         return way
     }
 
     private func isEvictable(_ way: Int) -> Bool {
-        page.state(way).dirty == 0 && sidecar.uses[way].isIdle
+        page.state(way).dirty == 0 && canBeReused(way)
     }
 
     /// One round of the small part's hand: what was hit twice moves to the main part.

@@ -19,9 +19,14 @@ import Synchronization
 /// | 7 | 1 | flags |
 /// | 8 | 8 | workers with a part parked on this set, a bit each |
 /// | 16 | 2 | next place in the ghost |
+/// | 18 | 1 | its page is being written (guarded by the journal's lock) |
+/// | 19 | 1 | listed since before this process (guarded by the journal's lock) |
+/// | 20 | 4 | next set in the journal's list (guarded by the journal's lock) |
+/// | 24 | 8 | commit of its newest journal record |
 /// | 32 | 32 | writes to absent lines on their way to a core, counted by line hash |
 /// | 64 | 224 | way uses, a byte a way |
 /// | 288 | 400 | ghost: 16-bit fingerprints of lines lately evicted from the small part |
+/// | 688 | 8 | journal block of the first record since the page was last copied |
 public struct SetSidecar {
     static let byteCount = 704
     static let ghostCapacity = 200
@@ -47,6 +52,7 @@ public struct SetSidecar {
     private static let flagsOffset = 7
     private static let waitersOffset = 8
     private static let ghostNextOffset = 16
+    private static let lastCommitOffset = 24
     private static let directOffset = 32
     private static let usesOffset = 64
     private static let ghostOffset = 288
@@ -128,11 +134,23 @@ extension SetSidecar {
         get { flag(2) }
         nonmutating set { setFlag(2, newValue) }
     }
-    /// Which of the two slots on the cache device holds the newest page.
-    var newestSlot: Int {
-        get { flag(4) ? 1 : 0 }
-        nonmutating set { setFlag(4, newValue == 1) }
+    /// It has journal records that no page written, or being written, includes.
+    var isListed: Bool {
+        get { flag(8) }
+        nonmutating set { setFlag(8, newValue) }
     }
+    /// A write into the set failed: nobody knows what it left, so no checksum can be relied on.
+    var hadFailedWrite: Bool {
+        get { flag(16) }
+        nonmutating set { setFlag(16, newValue) }
+    }
+    var lastCommit: UInt64 {
+        get { base.load(fromByteOffset: Self.lastCommitOffset, as: UInt64.self) }
+        nonmutating set {
+            base.storeBytes(of: newValue, toByteOffset: Self.lastCommitOffset, as: UInt64.self)
+        }
+    }
+    @inline(__always) var listed: ListedSet { ListedSet(base) }
 
     @inline(__always) var uses: UnsafeMutablePointer<WayUse> {
         (base + Self.usesOffset).assumingMemoryBound(to: WayUse.self)
@@ -224,5 +242,47 @@ public struct WayUse: Equatable {
     mutating func endExclusive() {
         precondition(isExclusive)
         rawValue &= 0x8f
+    }
+}
+
+/// What the journal keeps of a set in its sidecar, to list the sets with records that no durable
+/// page includes. Guarded by the journal's lock.
+struct ListedSet {
+    private let base: UnsafeMutableRawPointer
+
+    init(_ base: UnsafeMutableRawPointer) { self.base = base }
+
+    private static let pageIsBeingWrittenOffset = 18
+    private static let isOlderOffset = 19
+    private static let nextListedOffset = 20
+    private static let listedBlockOffset = 688
+
+    private func byte(_ offset: Int) -> UnsafeMutablePointer<UInt8> {
+        (base + offset).assumingMemoryBound(to: UInt8.self)
+    }
+
+    /// A copy of its page is on its way; another one has to wait.
+    var pageIsBeingWritten: Bool {
+        get { byte(Self.pageIsBeingWrittenOffset).pointee != 0 }
+        nonmutating set { byte(Self.pageIsBeingWrittenOffset).pointee = newValue ? 1 : 0 }
+    }
+    /// That record is older than this process.
+    var isOlder: Bool {
+        get { byte(Self.isOlderOffset).pointee != 0 }
+        nonmutating set { byte(Self.isOlderOffset).pointee = newValue ? 1 : 0 }
+    }
+    /// The next set in the list.
+    var nextListed: UInt32 {
+        get { base.load(fromByteOffset: Self.nextListedOffset, as: UInt32.self) }
+        nonmutating set {
+            base.storeBytes(of: newValue, toByteOffset: Self.nextListedOffset, as: UInt32.self)
+        }
+    }
+    /// The journal block of the first record that no copy of the page includes.
+    var listedBlock: UInt64 {
+        get { base.load(fromByteOffset: Self.listedBlockOffset, as: UInt64.self) }
+        nonmutating set {
+            base.storeBytes(of: newValue, toByteOffset: Self.listedBlockOffset, as: UInt64.self)
+        }
     }
 }

@@ -10,11 +10,22 @@ extension SharedCache {
     /// there; then the cache must not be used.
     public func adoptPages() -> UInt32? {
         for set in 0..<UInt32(geometry.setCount) where sidecar(set).isNotAdopted {
+            noteRecorded(page(set))
             guard adoptPage(set, sidecar(set)) else { return set }
             sidecar(set).unlock()
         }
         control.pointee.isAdopted.store(true, ordering: .releasing)
         return nil
+    }
+
+    /// What the device says is dirty the journal, or a page, has said.
+    private func noteRecorded(_ page: SetPageView) {
+        for way in 0..<SetPageLayout.ways {
+            var state = page.state(way)
+            guard state.dirty != state.recorded else { continue }
+            state.recorded = state.dirty
+            page.setState(way, state)
+        }
     }
 
     /// Adopts what nobody has asked for yet, one set at a time, beside the workers: on return
@@ -23,6 +34,7 @@ extension SharedCache {
         if isAdopted { return }
         adopt(sets: 0..<UInt32(geometry.setCount))
         control.pointee.isAdopted.store(true, ordering: .releasing)
+        journal.allAdopted()
     }
 
     /// A piece of that, for somebody who has time.
@@ -70,9 +82,13 @@ extension SharedCache {
             page.fingerprints[way] = fingerprint
             adoptLine(page, way, identity, state, sidecar)
         }
-        // Pages go to the two slots in turn, beginning with slot 0.
-        sidecar.newestSlot = page.sequence % 2 == 0 ? 1 : 0
         sidecar.isChanged = true
+        if page.firstBlock != 0 {
+            sidecar.isListed = true
+            journal.locked { journal.listAgain(set, firstBlock: page.firstBlock) }
+            // Its page waits for the next commit: nobody knows whether its last one is done.
+            sidecar.lastCommit = journal.state.pointee.openCommit
+        }
         return true
     }
 
@@ -118,8 +134,9 @@ extension SharedCache {
         let granules = geometry.granulesPerLine
         let granuleMask = UInt16(truncatingIfNeeded: (UInt32(1) << granules) - 1)
         let firstSector = identity.line * (UInt64(geometry.lineBytes) / 512)
-        return core.isPresent && firstSector < core.sectorCount && state.rawValue >> 32 == 0
-            && state.dirty & ~state.valid == 0 && state.valid & ~granuleMask == 0
+        return core.isPresent && firstSector < core.sectorCount
+            && state.recorded & ~state.dirty == 0 && state.dirty & ~state.valid == 0
+            && state.valid & ~granuleMask == 0
             && geometry.set(ofCoreLine: identity.line, coreOffset: core.coreOffset) == UInt64(set)
     }
 
@@ -128,15 +145,15 @@ extension SharedCache {
     /// Whether the page in memory has changes that the device's newest copy lacks.
     public func isChanged(_ set: UInt32) -> Bool { sidecar(set).isChanged }
 
-    /// The slot (0 or 1) that holds the newest copy on the device.
-    public func newestSlot(_ set: UInt32) -> Int { sidecar(set).newestSlot }
-
-    /// Notes that slot `slot` now holds what is in memory.
-    public func noteStored(_ set: UInt32, slot: Int) {
-        precondition(slot == 0 || slot == 1)
-        sidecar(set).newestSlot = slot
+    /// Notes that the device now holds what is in memory, durably.
+    public func noteStored(_ set: UInt32, checksum: UInt32) {
+        guard sidecar(set).isChanged else { return }
+        page(set).setSequence(page(set).sequence + 1, checksum: checksum)
         sidecar(set).isChanged = false
     }
+
+    /// Notes that memory now holds what is on the device.
+    public func noteLoaded(_ set: UInt32) { sidecar(set).isChanged = false }
 
     /// The page of a set, in place.
     public func pageView(_ set: UInt32) -> SetPageView { page(set) }

@@ -26,6 +26,9 @@ public struct SharedCache: @unchecked Sendable {
         /// Nil if the counters are the caller's memory.
         let counterMemory: ZeroedMemory?
         let flushMarks: UnsafeMutablePointer<FlushMarks>
+        let journal: Journal
+        /// The journal's memory if it is not the caller's.
+        let ownJournal: ZeroedMemory?
     }
 
     private let parts: UnsafeMutablePointer<Parts>
@@ -36,6 +39,7 @@ public struct SharedCache: @unchecked Sendable {
     var sidecars: UnsafeMutableRawPointer { parts.pointee.sidecars }
     @inline(__always) var cores: UnsafeMutablePointer<CoreRow> { parts.pointee.cores }
     var control: UnsafeMutablePointer<ControlWords> { parts.pointee.control }
+    @inline(__always) public var journal: Journal { parts.pointee.journal }
     private var counterWords: UnsafeMutablePointer<UInt64> { parts.pointee.counterWords }
     private var flushMarks: UnsafeMutablePointer<FlushMarks> { parts.pointee.flushMarks }
 
@@ -43,11 +47,13 @@ public struct SharedCache: @unchecked Sendable {
     /// and looks at none of them: each is adopted when it is first locked. Cores must be added
     /// before that.
     ///
-    /// - Parameter counters: `counterBytes(workerCount:)` bytes, zero or what an earlier process
-    ///   counted; nil for memory of its own.
+    /// - Parameters:
+    ///   - counters: `counterBytes(workerCount:)` bytes, zero or what an earlier process counted;
+    ///     nil for memory of its own.
+    ///   - journal: how the journal begins; nil for one in memory of its own.
     public init(
         geometry: Geometry, pages: UnsafeMutableRawPointer, workerCount: Int,
-        counters: UnsafeMutableRawPointer? = nil
+        counters: UnsafeMutableRawPointer? = nil, journal start: JournalStart? = nil
     ) {
         precondition(workerCount > 0 && workerCount <= Self.workerCountMax)
         let sidecars = ZeroedMemory(byteCount: Int(geometry.setCount) * SetSidecar.byteCount)
@@ -62,13 +68,23 @@ public struct SharedCache: @unchecked Sendable {
         guard let counterBase = counters ?? counterMemory?.base else {
             preconditionFailure("counters without memory")
         }
+        let ownJournal =
+            start == nil
+            ? ZeroedMemory(
+                byteCount: Journal.byteCount, alignment: Geometry.blockBytes) : nil
+        guard let start = start ?? ownJournal.map({ .anew($0.base, session: 1) }) else {
+            preconditionFailure("a cache without a journal")
+        }
+        let journal = Journal(
+            start, blockCount: geometry.journalBlockCount, pages: pages, sidecars: sidecars.base)
         parts = .allocate(capacity: 1)
         parts.initialize(
             to: Parts(
                 geometry: geometry, workerCount: workerCount, pages: pages,
                 sidecars: sidecars.base, sidecarMemory: sidecars, cores: cores, control: control,
                 counterWords: counterBase.bindMemory(to: UInt64.self, capacity: byteCount / 8),
-                counterMemory: counterMemory, flushMarks: flushMarks))
+                counterMemory: counterMemory, flushMarks: flushMarks, journal: journal,
+                ownJournal: ownJournal))
     }
 
     /// Frees everything but what the caller gave. No worker may be running.
@@ -79,6 +95,7 @@ public struct SharedCache: @unchecked Sendable {
         control.deinitialize(count: 1).deallocate()
         flushMarks.deinitialize(count: Self.coreCountMax).deallocate()
         parts.pointee.counterMemory?.deallocate()
+        parts.pointee.ownJournal?.deallocate()
         parts.deallocate()
     }
 
@@ -184,12 +201,22 @@ struct ControlWords: ~Copyable {
     let mode = Atomic<UInt8>(EngineMode.writeThrough.rawValue)
     /// While above 0, write-back writes are written through: somebody wants an end of dirty lines.
     let freezeCount = Atomic<UInt32>(0)
+    /// 1: a write is answered when it is durable.
+    let durability = Atomic<UInt8>(0)
     /// Every set has been adopted: counters and dirty maps are complete.
     let isAdopted = Atomic(false)
 
     @inline(__always) var isPassThrough: Bool {
         mode.load(ordering: .relaxed) == EngineMode.passThrough.rawValue
     }
+}
+
+/// When a write may be answered.
+public enum EngineDurability: Sendable {
+    /// When a crash of the process cannot lose it; a power cut may, until the next FLUSH.
+    case flush
+    /// When a power cut cannot lose it.
+    case write
 }
 
 /// What happens to writes and read misses.
@@ -214,6 +241,16 @@ extension SharedCache {
             return .writeThrough
         }
         return mode
+    }
+
+    /// When a write is answered.
+    public var durability: EngineDurability {
+        get {
+            control.pointee.durability.load(ordering: .relaxed) == 0 ? .flush : .write
+        }
+        nonmutating set {
+            control.pointee.durability.store(newValue == .write ? 1 : 0, ordering: .releasing)
+        }
     }
 
     public func freezeDirty() {
@@ -281,7 +318,8 @@ extension SharedCache {
     /// Drops lines of a core, dirty ones too: the caller has flushed or was told to lose them.
     ///
     /// Takes one set at a time; no request of the core may be in the engine, but others go on.
-    /// False if a line was still in use (the tail of a fill): call again a little later.
+    /// False if a line was still in use (the tail of a fill), or the journal has no room: call
+    /// again a little later. The configuration may forget the core only after a `commit`.
     public func dropLines(core: UInt16) -> Bool {
         var complete = true
         for set in 0..<UInt32(geometry.setCount) {
@@ -292,7 +330,13 @@ extension SharedCache {
                     complete = false
                     continue
                 }
-                access.discardState(way)
+                if access.needsRecord(way, .max) {
+                    guard journal.reserve(1, worker: workerCount) == .reserved else {
+                        complete = false
+                        continue
+                    }
+                }
+                access.invalidate(way, .max)
                 access.release(way)
             }
             access.sidecar.unlock()

@@ -165,6 +165,11 @@ struct RequestSlot {
     // FLUSH: what will have been flushed when it ends.
     var cacheWritesSeen: UInt64 = 0
     var directWritesSeen: UInt64 = 0
+    /// It is answered only when all it wrote is durable: it must wait for a commit.
+    var needsCommit = false
+    /// The commit it waits for, and the next request that waits for one.
+    var awaitedCommit: UInt64 = 0
+    var nextAwaiting = noSlot
 
     @inline(__always) mutating func beginHit(_ request: Request, set: UInt32, way: Int) {
         self.request = request
@@ -183,6 +188,7 @@ struct RequestSlot {
         partsInUse = 0
         isAnswered = false
         wasParked = false
+        needsCommit = false
         partsUncounted = 0
         linesHit = 0
         linesTouched = 0
@@ -194,7 +200,7 @@ struct RequestSlot {
 struct Part {
     enum Phase: UInt8 {
         case idle, parked, readHit, readMiss, awaitingAnswer, filling, readRetry
-        case writeBack, writeThrough, passThrough, discarding
+        case writeBack, writeThrough, passThrough, flushingCore, discarding
     }
 
     var phase = Phase.idle
@@ -212,6 +218,14 @@ struct Part {
     var chained = noSlot
     /// I/Os on their way.
     var pending: UInt32 = 0
+    /// Journal records it may make when its write has ended.
+    var reserved: UInt8 = 0
+    /// Parked for the journal, not for its set.
+    var waitsForJournal = false
+    /// A durable write that overwrites nothing but what the journal has: no commit is needed.
+    var isDurableInPlace = false
+    /// Writes past or through the cache dirty granules, too.
+    var overDirty = false
     var coreFailure: Int32 = 0
     var cacheFailure: Int32 = 0
     var firstLine: UInt64 = 0
@@ -236,6 +250,10 @@ struct Part {
         nextParked = noSlot
         chained = noSlot
         pending = 0
+        reserved = 0
+        waitsForJournal = false
+        isDurableInPlace = false
+        overDirty = false
         coreFailure = 0
         cacheFailure = 0
         readers = 0

@@ -6,15 +6,13 @@ struct ZeroedMemory {
     let base: UnsafeMutableRawPointer
     private let allocation: UnsafeMutableRawPointer
 
-    private static let alignment = 64
-
-    init(byteCount: Int) {
+    init(byteCount: Int, alignment: Int = 64) {
         precondition(byteCount > 0)
-        guard let allocation = ucas_allocate_zeroed(byteCount + Self.alignment) else {
+        guard let allocation = ucas_allocate_zeroed(byteCount + alignment) else {
             preconditionFailure("no memory")
         }
         self.allocation = allocation
-        base = allocation.alignedUp(toMultipleOf: Self.alignment)
+        base = allocation.alignedUp(toMultipleOf: alignment)
     }
 
     func deallocate() { ucas_deallocate(allocation) }

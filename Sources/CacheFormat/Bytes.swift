@@ -60,8 +60,8 @@ public struct DiskBytes {
     }
 }
 
-/// CRC-32C of a buffer.
-public func checksum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
-    guard let base = bytes.baseAddress else { return 0 }
-    return ucas_crc32c(0, base, bytes.count)
+/// CRC-32C of a buffer, continued from that of what is before it.
+public func checksum(_ bytes: UnsafeRawBufferPointer, continuing seed: UInt32 = 0) -> UInt32 {
+    guard let base = bytes.baseAddress else { return seed }
+    return ucas_crc32c(seed, base, bytes.count)
 }

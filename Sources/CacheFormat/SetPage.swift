@@ -11,14 +11,21 @@ public enum SetPageLayout {
     public static let sequence: Field = (offset: 16, size: 8)
     public static let epoch: Field = (offset: 24, size: 8)
     public static let checksum: Field = (offset: 32, size: 4)
-    public static let reserved: Field = (offset: 36, size: 28)
+    public static let reserved: Field = (offset: 36, size: 4)
+    /// How many journal records of the set it includes; it wraps around.
+    public static let recordNumber: Field = (offset: 40, size: 4)
+    public static let reservedToo: Field = (offset: 44, size: 4)
+    /// In memory only: the oldest journal block with a record that no durable page includes; 0 if
+    /// there is none.
+    public static let firstBlock: Field = (offset: 48, size: 8)
+    public static let reservedAtLast: Field = (offset: 56, size: 8)
     public static let fingerprints: Field = (offset: 64, size: 224)
     public static let replacement: Field = (offset: 288, size: 224)
     public static let entries: Field = (offset: 512, size: 3584)
 
     public static let fields = [
         magic, formatVersion, smallHand, mainHand, setNumber, sequence, epoch, checksum, reserved,
-        fingerprints, replacement, entries,
+        recordNumber, reservedToo, firstBlock, reservedAtLast, fingerprints, replacement, entries,
     ]
     public static let byteCount = 4096
     public static let ways = 224
@@ -44,9 +51,12 @@ public struct Identity: Equatable, Sendable {
     @inlinable public var ioClass: UInt8 { UInt8(truncatingIfNeeded: rawValue >> 58) }
 }
 
-/// The state word of a way: 0 if nothing in it is valid.
+/// The state word of a way: its lower half is 0 if nothing in it is valid.
+///
+/// The upper half is for memory only and 0 on the device.
 public struct LineState: Equatable, Sendable {
-    /// Bits 0-15 valid granules, 16-31 dirty granules, 32-63 flags (zero so far).
+    /// Bits 0-15 valid granules, 16-31 dirty ones; 32-47 those that are dirty by the journal's
+    /// records, 48-63 the lower bits of the commit that the way's last record belongs to.
     public let rawValue: UInt64
 
     @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }
@@ -55,7 +65,16 @@ public struct LineState: Equatable, Sendable {
         rawValue = UInt64(valid) | UInt64(dirty) << 16
     }
 
-    @inlinable public var isEmpty: Bool { rawValue == 0 }
+    /// As loaded: the journal or a page has said so.
+    public init(valid: UInt16, dirty: UInt16, recorded: Bool) {
+        self.init(valid: valid, dirty: dirty)
+        if recorded { self.recorded = dirty }
+    }
+
+    /// What the device has of it: dirty is what the journal has recorded.
+    public var onDevice: LineState { LineState(valid: valid, dirty: recorded) }
+
+    @inlinable public var isEmpty: Bool { UInt32(truncatingIfNeeded: rawValue) == 0 }
 
     public var valid: UInt16 {
         @inlinable get { UInt16(truncatingIfNeeded: rawValue) }
@@ -65,6 +84,21 @@ public struct LineState: Equatable, Sendable {
         @inlinable get { UInt16(truncatingIfNeeded: rawValue >> 16) }
         @inlinable set {
             self = LineState(rawValue: rawValue & ~0xffff_0000 | UInt64(newValue) << 16)
+        }
+    }
+    /// Dirty granules that the journal has a record of. Dirty and not recorded is what a write
+    /// under way, or one that failed, left.
+    public var recorded: UInt16 {
+        @inlinable get { UInt16(truncatingIfNeeded: rawValue >> 32) }
+        @inlinable set {
+            self = LineState(rawValue: rawValue & ~0xffff_0000_0000 | UInt64(newValue) << 32)
+        }
+    }
+    /// The lower bits of the number of the commit that has the way's last record.
+    public var commitStamp: UInt16 {
+        @inlinable get { UInt16(truncatingIfNeeded: rawValue >> 48) }
+        @inlinable set {
+            self = LineState(rawValue: rawValue & 0xffff_ffff_ffff | UInt64(newValue) << 48)
         }
     }
 }
@@ -151,11 +185,30 @@ extension SetPageView {
         bytes.store(epoch, SetPageLayout.epoch)
     }
 
+    /// How many journal records of the set the page includes.
+    public var recordNumber: UInt32 {
+        get { bytes.load(SetPageLayout.recordNumber, as: UInt32.self) }
+        nonmutating set { bytes.store(newValue, SetPageLayout.recordNumber) }
+    }
+    public var firstBlock: UInt64 {
+        get { bytes.load(SetPageLayout.firstBlock, as: UInt64.self) }
+        nonmutating set { bytes.store(newValue, SetPageLayout.firstBlock) }
+    }
+    /// What the page in memory is called once the device has it; of the newest on the device.
+    public func setSequence(_ sequence: UInt64, checksum: UInt32) {
+        bytes.store(sequence, SetPageLayout.sequence)
+        bytes.store(checksum, SetPageLayout.checksum)
+    }
+
     /// Gives the page its sequence number and checksum, ready to be written.
     ///
-    /// Bits of replacement bytes that mean nothing outside the process are cleared.
+    /// What means nothing outside the process is cleared.
     public func seal(sequence: UInt64) {
-        for way in 0..<SetPageLayout.ways { replacement[way] &= 0x8f }
+        for way in 0..<SetPageLayout.ways {
+            replacement[way] &= 0x8f
+            setState(way, state(way).onDevice)
+        }
+        firstBlock = 0
         bytes.store(sequence, SetPageLayout.sequence)
         bytes.store(bytes.checksum(without: SetPageLayout.checksum), SetPageLayout.checksum)
     }
@@ -175,8 +228,9 @@ extension SetPageView {
         guard bytes.load(SetPageLayout.epoch, as: UInt64.self) == epoch else { return .foreign }
         guard bytes.load(SetPageLayout.setNumber, as: UInt64.self) == set,
             bytes.load(SetPageLayout.formatVersion, as: UInt16.self) == SetPageLayout.version,
-            bytes.isZero(SetPageLayout.reserved), smallHand < SetPageLayout.ways,
-            mainHand < SetPageLayout.ways
+            bytes.isZero(SetPageLayout.reserved), bytes.isZero(SetPageLayout.reservedToo),
+            bytes.isZero(SetPageLayout.firstBlock), bytes.isZero(SetPageLayout.reservedAtLast),
+            smallHand < SetPageLayout.ways, mainHand < SetPageLayout.ways
         else { return .damaged }
         return .valid(sequence: sequence)
     }

@@ -26,20 +26,22 @@ public struct Superblock: Equatable, Sendable {
         public static let configurationChecksum: Field = (108, 4)
         public static let dirtyLineCount: Field = (112, 8)
         public static let setPageDigest: Field = (120, 8)
-        public static let reserved: Field = (128, 3968)
+        public static let dirtyDigest: Field = (128, 8)
+        public static let reserved: Field = (136, 3960)
 
         public static let fields = [
             magic, formatVersion, checksum, compatibleFeatures, readOnlyCompatibleFeatures,
             incompatibleFeatures, cacheUUID, generation, epoch, session, setCount,
             journalBlockCount, lineBytes, cacheID, state, configurationSlot, configurationBytes,
-            configurationChecksum, dirtyLineCount, setPageDigest, reserved,
+            configurationChecksum, dirtyLineCount, setPageDigest, dirtyDigest,
+            reserved,
         ]
         public static let byteCount = 4096
     }
 
     /// "UBLKCAS1" in memory order.
     public static let magicValue: UInt64 = 0x3153_4143_4B4C_4255
-    public static let formatVersion: UInt32 = 1
+    public static let formatVersion: UInt32 = 2
     /// Features of each kind that this program knows.
     public static let knownIncompatible: UInt64 = 0
     public static let knownReadOnlyCompatible: UInt64 = 0
@@ -49,6 +51,9 @@ public struct Superblock: Equatable, Sendable {
         case inUse = 1
         /// Stopped in order: every set page is on the device.
         case cleanlyStopped = 2
+        /// In use, and its set pages are being written for a stop: what is dirty does not change
+        /// any more.
+        case stopping = 3
     }
 
     public var cacheUUID: UInt128
@@ -69,6 +74,8 @@ public struct Superblock: Equatable, Sendable {
     public var dirtyLineCount: UInt64 = 0
     /// At the last clean stop, `SetPageDigest` of all set pages; 0 while in use.
     public var setPageDigest: UInt64 = 0
+    /// While stopping, `DirtyDigest` of all sets; 0 otherwise.
+    public var dirtyDigest: UInt64 = 0
 
     public init(
         cacheUUID: UInt128, epoch: UInt64, session: UInt64, geometry: Geometry, cacheID: UInt16,
@@ -102,6 +109,7 @@ public struct Superblock: Equatable, Sendable {
         bytes.store(configurationChecksum, Layout.configurationChecksum)
         bytes.store(dirtyLineCount, Layout.dirtyLineCount)
         bytes.store(setPageDigest, Layout.setPageDigest)
+        bytes.store(dirtyDigest, Layout.dirtyDigest)
         bytes.store(bytes.checksum(without: Layout.checksum), Layout.checksum)
     }
 
@@ -144,6 +152,7 @@ public struct Superblock: Equatable, Sendable {
         configurationChecksum = bytes.load(Layout.configurationChecksum, as: UInt32.self)
         dirtyLineCount = bytes.load(Layout.dirtyLineCount, as: UInt64.self)
         setPageDigest = bytes.load(Layout.setPageDigest, as: UInt64.self)
+        dirtyDigest = bytes.load(Layout.dirtyDigest, as: UInt64.self)
         guard (1...16384).contains(cacheID) else { throw .impossible("cache id") }
         guard configurationSlot < 2 else { throw .impossible("configuration slot") }
         guard configurationBytes <= UInt32(Geometry.configurationBytesMax) else {

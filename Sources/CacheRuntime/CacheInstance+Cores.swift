@@ -264,11 +264,29 @@ extension CacheInstance {
         for worker in workers {
             while try worker.ask({ .detachCore(core: id, $0) }) == -EBUSY { usleep(2_000) }
         }
+        // The journal must not say anything of this core to another one of its id.
+        guard try commitJournal() else {
+            throw CacheError(
+                .inputOutput,
+                "Writing the journal to the cache device '\(device.path)' failed: core \(id) stays "
+                    + "in the configuration of cache \(cacheID), without its exported device.")
+        }
         shared.removeCore(id)
         state.withLock { _ = $0.cores.removeValue(forKey: id) }
         var configuration = store.configuration
         configuration.cores.removeAll { $0.id == id }
         try store.save(configuration)
+    }
+
+    /// Makes everything durable that the cache holds by now; false if that failed.
+    func commitJournal() throws(CacheError) -> Bool {
+        guard let worker = workers.first else { return true }
+        let commit = shared.requestCommit()
+        worker.post(.journal)
+        while true {
+            if let isWell = shared.commitOutcome(commit) { return isWell }
+            usleep(1_000)
+        }
     }
 
     /// Throws with `heading` and a line for each use, if one of the cores' devices is in use.

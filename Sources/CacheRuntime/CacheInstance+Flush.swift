@@ -140,6 +140,30 @@ extension CacheInstance {
         }
     }
 
+    /// Switches the durability. Raised, everything answered before is durable on return.
+    package func setDurability(_ durability: EngineDurability) throws(CacheError) {
+        try changing { () throws(CacheError) in
+            try checkRunning()
+            guard durability != shared.durability else { return }
+            var configuration = store.configuration
+            configuration.durability = durability.stored
+            try store.save(configuration)
+            shared.durability = durability
+            guard durability == .write else { return }
+            // What was answered before the switch: in the cache, and gone directly to cores.
+            var isWell = try commitJournal()
+            for core in state.withLock({ Array($0.cores.values) }) {
+                do throws(CacheError) { try core.device?.flush() } catch { isWell = false }
+            }
+            guard isWell else {
+                throw CacheError(
+                    .inputOutput,
+                    "The durability of cache \(cacheID) is 'write' from now on, but making what "
+                        + "was written before durable failed.")
+            }
+        }
+    }
+
     private func applyMode(_ mode: EngineMode) throws(CacheError) {
         var configuration = store.configuration
         configuration.mode = mode.stored

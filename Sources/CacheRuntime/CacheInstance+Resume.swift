@@ -39,7 +39,7 @@ extension CacheInstance {
         defer { close(descriptor) }
         let medium = ReadOnlyMedium(path: options.devicePath, descriptor: descriptor)
         guard case .cache(let superblock)? = try? CacheStore.find(on: medium),
-            superblock.state == .inUse, let device = DeviceIdentity(path: options.devicePath),
+            superblock.state != .cleanlyStopped, let device = DeviceIdentity(path: options.devicePath),
             let identity = try? identity(superblock, device)
         else { return nil }
         let found = MemoryImage.find(
@@ -58,24 +58,37 @@ extension CacheInstance {
 
     /// Goes on with a cache that is in use according to its superblock, and whose device is ours
     /// now. Nothing is written to the device: session and metadata are what they were.
+    ///
+    /// Nil if there is nothing to go on with: then the device alone tells what is durable.
     static func resume(
         _ options: Options, _ device: DeviceFile, _ store: CacheStore, _ mode: EngineMode,
         _ publisher: Publisher?, _ begun: Succession?
-    ) throws(CacheError) -> CacheInstance {
+    ) throws(CacheError) -> CacheInstance? {
         let identity = try identity(store.superblock, device.identity)
         let found = MemoryImage.find(
             identity, geometry: store.geometry, directory: options.imageDirectory)
         guard case .usable = found else {
+            if !options.resumesOnly, !found.mayHoldMoreThanTheDevice {
+                // Whoever still has them open has seen the server die: they do not come back.
+                if let publisher {
+                    try withdrawExports(
+                        of: store.superblock, publisher, linkDirectory: options.linkDirectory)
+                }
+                return nil
+            }
             throw notResumable(found, store, directory: options.imageDirectory)
         }
         let image = try MemoryImage(
             attaching: identity, geometry: store.geometry, directory: options.imageDirectory)
-        let shared = share(image, store)
+        let shared = share(image, store, .goingOn(image.journalMemory))
         shared.mode = mode
+        shared.durability = EngineDurability(stored: store.configuration.durability)
         let blocks = SharedCache.counterBlockCount(workerCount: image.workerCount)
         for core in store.configuration.cores {
             shared.keepCounters(core: core.id, blockCount: blocks)
         }
+        // It died while it was stopping: from now on what is dirty changes again.
+        if store.superblock.state == .stopping { try store.markInUse(session: identity.session) }
         options.milestone("memory image")
         let succession: Succession
         if let begun, begun.crew.count == image.workerCount {
@@ -108,12 +121,13 @@ extension CacheInstance {
             case .otherDevice:
                 "was made for another device: this is a copy, or the device has got another number"
             }
+        let way = found.mayHoldMoreThanTheDevice ? "remove that file and load again" : "load it again"
         return CacheError(
             .notCleanlyStopped,
             "Cache \(store.superblock.cacheID) on '\(store.medium.path)' was not stopped cleanly, "
-                + "and cannot go on: its memory image '\(path)' \(reason). This version cannot "
-                + "recover it without. Its data are untouched; starting it with --force instead of "
-                + "--load discards them.")
+                + "and cannot go on: its memory image '\(path)' \(reason). Without it, what was "
+                + "written since the last FLUSH may be lost. To load the cache with what is "
+                + "durable on the device, \(way).")
     }
 }
 
@@ -192,6 +206,17 @@ extension CacheInstance {
             throw CacheError(
                 .kernel,
                 "Ending the exported devices of cache \(superblock.cacheID) failed: \(error).")
+        }
+    }
+}
+
+extension MemoryImage.Finding {
+    /// The image may be of this very session, but cannot be used here and now: recovering without
+    /// it would lose what it alone knows.
+    fileprivate var mayHoldMoreThanTheDevice: Bool {
+        switch self {
+        case .usable, .otherVersion, .otherDevice: true
+        case .absent, .unfinished, .otherBoot, .otherCache, .otherSession: false
         }
     }
 }

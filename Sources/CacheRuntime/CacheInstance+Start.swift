@@ -134,15 +134,20 @@ extension CacheInstance {
             directory: options.imageDirectory)
         do throws(CacheError) {
             let mode = options.mode ?? .writeThrough
+            var configuration = Configuration(mode: mode.stored)
+            configuration.durability = (options.durability ?? .flush).stored
             let store = try CacheStore.format(
                 device, cacheID: options.cacheID ?? 1, lineBytes: lineBytes,
-                session: identity.session, configuration: Configuration(mode: mode.stored),
+                session: identity.session,
+                configuration: configuration,
                 cacheUUID: identity.cacheUUID)
             store.makeEmptyPages(in: image.pages)
             let shared = SharedCache(
                 geometry: geometry, pages: image.pages, workerCount: image.workerCount,
-                counters: image.counters)
+                counters: image.counters,
+                journal: .anew(image.journalMemory, session: identity.session))
             shared.mode = mode
+            shared.durability = options.durability ?? .flush
             image.publish()
             return try assemble(options, device, store, image, shared, publisher)
         } catch {
@@ -197,8 +202,10 @@ extension CacheInstance {
                 .otherVersion,
                 "The cache on '\(device.path)' is in a mode this version does not support.")
         }
-        guard store.superblock.state == .cleanlyStopped else {
-            return try resume(options, device, store, mode, publisher, succession)
+        if store.superblock.state != .cleanlyStopped,
+            let resumed = try resume(options, device, store, mode, publisher, succession)
+        {
+            return resumed
         }
         if options.resumesOnly {
             throw CacheError(
@@ -211,11 +218,12 @@ extension CacheInstance {
             creating: identity, geometry: store.geometry, workerCount: workerCount(options),
             directory: options.imageDirectory)
         do throws(CacheError) {
-            let shared = try adopt(store, image)
+            let (shared, recovery) = try adopt(store, image, options)
             shared.mode = mode
             image.publish()
             try store.markInUse(session: identity.session)
-            return try assemble(options, device, store, image, shared, publisher)
+            return try assemble(
+                options, device, store, image, shared, publisher, recovery: recovery)
         } catch {
             image.remove()
             throw error
@@ -223,10 +231,19 @@ extension CacheInstance {
     }
 
     private static func adopt(
-        _ store: CacheStore, _ image: MemoryImage
-    ) throws(CacheError) -> SharedCache {
-        let slots = try store.loadSetPages(into: image.pages)
-        let shared = share(image, store)
+        _ store: CacheStore, _ image: MemoryImage, _ options: Options
+    ) throws(CacheError) -> (SharedCache, RecoveredCache?) {
+        var recovery: RecoveredCache?
+        if store.superblock.state == .cleanlyStopped {
+            try store.loadSetPages(into: image.pages)
+        } else {
+            let start = monotonicNanoseconds()
+            let report = try store.recover(into: image.pages, acceptsLoss: options.forcePartial)
+            recovery = RecoveredCache(
+                report: report, seconds: Double(monotonicNanoseconds() - start) / 1e9)
+        }
+        let shared = share(
+            image, store, .anew(image.journalMemory, session: image.identity.session))
         if let set = shared.adoptPages() {
             shared.deallocate()
             throw CacheError(
@@ -234,10 +251,12 @@ extension CacheInstance {
                 "Metadata is damaged: the page of set \(set) on '\(store.medium.path)' "
                     + "contradicts itself.")
         }
-        for (set, slot) in slots.enumerated() {
-            shared.noteStored(UInt32(set), slot: Int(slot))
+        shared.durability = EngineDurability(stored: store.configuration.durability)
+        // After a recovery every page differs from the device's: what was clean is dropped.
+        if recovery == nil {
+            for set in 0..<UInt32(store.geometry.setCount) { shared.noteLoaded(set) }
         }
-        return shared
+        return (shared, recovery)
     }
 }
 
@@ -245,10 +264,12 @@ extension CacheInstance {
 
 extension CacheInstance {
     /// The table of an image and the cores of a configuration, whose devices are not open yet.
-    static func share(_ image: MemoryImage, _ store: CacheStore) -> SharedCache {
+    static func share(
+        _ image: MemoryImage, _ store: CacheStore, _ journal: JournalStart
+    ) -> SharedCache {
         let shared = SharedCache(
             geometry: store.geometry, pages: image.pages, workerCount: image.workerCount,
-            counters: image.counters)
+            counters: image.counters, journal: journal)
         for core in store.configuration.cores {
             shared.addCore(
                 core.id, coreOffset: core.coreOffset, sectorCount: core.sectorCount,
@@ -260,7 +281,8 @@ extension CacheInstance {
 
     static func assemble(
         _ options: Options, _ device: DeviceFile, _ store: CacheStore, _ image: MemoryImage,
-        _ shared: SharedCache, _ publisher: Publisher?, resuming succession: Succession? = nil
+        _ shared: SharedCache, _ publisher: Publisher?, resuming succession: Succession? = nil,
+        recovery: RecoveredCache? = nil
     ) throws(CacheError) -> CacheInstance {
         let workers: [Worker]
         do throws(CacheError) {
@@ -278,7 +300,7 @@ extension CacheInstance {
         let instance = try CacheInstance(
             options: options, device: device, store: store, image: image, shared: shared,
             workers: workers, publisher: publisher, isResumed: succession != nil,
-            leftDevices: succession?.devices)
+            leftDevices: succession?.devices, recovery: recovery)
         options.milestone("workers")
         instance.state.withLock { state in
             for core in store.configuration.cores {
@@ -337,6 +359,22 @@ extension CacheInstance {
         }
         try activate(core, device)
         options.milestone("core \(core.id)")
+    }
+}
+
+extension EngineDurability {
+    var stored: Configuration.Durability {
+        switch self {
+        case .flush: .flush
+        case .write: .write
+        }
+    }
+
+    init(stored: Configuration.Durability) {
+        switch stored {
+        case .flush: self = .flush
+        case .write: self = .write
+        }
     }
 }
 

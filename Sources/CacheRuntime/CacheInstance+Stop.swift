@@ -54,13 +54,20 @@ extension CacheInstance {
         stopClock()
         for id in state.withLock({ Array($0.cores.keys) }) { try endExport(id) }
         endAdoption()
+        // Data and journal first: pages that are durable must not name what is not.
+        let isCommitted = try commitJournal()
         for worker in workers { try worker.stop() }
         state.withLock { $0.isStopped = true }
         let dirty = state.withLock { Array($0.cores.keys) }
             .reduce(UInt64(0)) { $0 &+ shared.sum(.dirtyLines, core: $1) }
-        // Data first: pages that are durable must not name data that is not.
-        try device.flush()
+        guard isCommitted else {
+            throw CacheError(
+                .inputOutput,
+                "Writing the journal to the cache device '\(device.path)' failed. The cache is "
+                    + "stopped without storing its metadata; loading it recovers what was durable.")
+        }
         for core in state.withLock({ Array($0.cores.values) }) { try core.device?.flush() }
+        try store.markStopping(shared.dirtyDigest)
         try store.markClean(try store.storeSetPages(shared), dirtyLineCount: dirty)
         image.remove()
         // Closes the core devices; the cache device goes with the instance.

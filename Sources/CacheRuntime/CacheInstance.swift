@@ -21,6 +21,10 @@ package final class CacheInstance: @unchecked Sendable {
         /// Use the device whatever is on it.
         package var force = false
         package var load = false
+        /// With `load`: go without the parts of the metadata that cannot be read.
+        package var forcePartial = false
+        /// nil: `flush`, or what was loaded.
+        package var durability: EngineDurability?
         /// With `load`: a cache that was stopped in order is not started.
         package var resumesOnly = false
         /// nil: one for each CPU this process may use.
@@ -61,6 +65,8 @@ package final class CacheInstance: @unchecked Sendable {
     }
 
     package let cacheID: UInt16
+    /// What recovery found, if the cache had not been stopped.
+    package let recovery: RecoveredCache?
     let options: Options
     let device: DeviceFile
     let store: CacheStore
@@ -90,10 +96,11 @@ package final class CacheInstance: @unchecked Sendable {
     init(
         options: Options, device: DeviceFile, store: CacheStore, image: MemoryImage,
         shared: SharedCache, workers: [Worker], publisher: Publisher?, isResumed: Bool,
-        leftDevices: LeftDevices?
+        leftDevices: LeftDevices?, recovery: RecoveredCache?
     ) throws(CacheError) {
         self.isResumed = isResumed
         self.leftDevices = leftDevices
+        self.recovery = recovery
         cacheID = store.superblock.cacheID
         self.options = options
         self.device = device
@@ -142,6 +149,7 @@ extension CacheInstance {
         var status = InstanceStatus()
         status.cacheID = cacheID
         status.mode = shared.mode
+        status.durability = shared.durability
         status.devicePath = device.path
         status.lineBytes = shared.geometry.lineBytes
         status.lineCount = shared.geometry.lineCount
@@ -209,6 +217,12 @@ extension CacheInstance {
             throw CacheError(.busy, "Cache \(cacheID) is being stopped.")
         }
     }
+}
+
+/// What a load found of a cache that had not been stopped, and how long that took.
+package struct RecoveredCache: Sendable {
+    package var report: RecoveryReport
+    package var seconds: Double
 }
 
 /// Looks once a second which cores are dirty.

@@ -4,16 +4,14 @@ package import CacheFormat
 /// Set pages on their way between the memory image and the cache device.
 extension CacheStore {
     /// Sets read or written at a time: a mebibyte of pages.
-    private static let setsPerPiece: UInt64 = 256
+    static let setsPerPiece: UInt64 = 256
 
-    /// Reads the newest page of every set into `pages` (`setCount` pages of 4096 bytes) and returns
-    /// for each set the slot it came from.
+    /// Reads the newest page of every set into `pages` (`setCount` pages of 4096 bytes).
     ///
     /// Only after a clean stop: then every set has a page, and together they must be those of
     /// the stop.
-    package func loadSetPages(into pages: UnsafeMutableRawPointer) throws(CacheError) -> [UInt8] {
+    package func loadSetPages(into pages: UnsafeMutableRawPointer) throws(CacheError) {
         precondition(superblock.state == .cleanlyStopped, "set pages of a cache in use")
-        var slots = [UInt8](repeating: 0, count: Int(geometry.setCount))
         var digest = SetPageDigest()
         var suspect: UInt64?
         let piece = (0...1).map { _ in AlignedBytes(count: Int(Self.setsPerPiece) * 4096) }
@@ -32,19 +30,16 @@ extension CacheStore {
                 let page = SetPageView(base: pages + Int(set) * 4096)
                 page.base.copyMemory(from: address(piece[slot], index), byteCount: 4096)
                 digest.add(set: set, page)
-                slots[Int(set)] = UInt8(slot)
             }
         }
         guard digest.value == superblock.setPageDigest else {
             throw damaged(
                 suspect, "they are not all of the same stop; a newer page of a set was lost")
         }
-        return slots
     }
 
-    private func address(_ piece: AlignedBytes, _ index: Int) -> UnsafeMutableRawPointer {
-        guard let base = piece.bytes.baseAddress else { preconditionFailure("an empty piece") }
-        return base + index * 4096
+    func address(_ piece: AlignedBytes, _ index: Int) -> UnsafeMutableRawPointer {
+        piece.address(index * 4096)
     }
 
     /// The slot with the newer page; suspect if the other one was damaged.
@@ -73,46 +68,52 @@ extension CacheStore {
     }
 
     /// Writes every page that differs from its newest copy on the device to its other slot, and
-    /// makes all of it durable. No worker may be running.
+    /// makes all of it durable. No worker may be running, and `markStopping` came before.
     package func storeSetPages(_ shared: SharedCache) throws(CacheError) -> SetPageDigest {
         var digest = SetPageDigest()
-        let piece = AlignedBytes(count: Int(Self.setsPerPiece) * 4096)
+        var stored: [(set: UInt64, checksum: UInt32)] = []
+        // Copies: if the process dies now, another one goes on with the pages in memory.
+        let sealed = AlignedBytes(count: Int(Self.setsPerPiece) * 4096)
         for first in stride(from: 0, to: geometry.setCount, by: Int(Self.setsPerPiece)) {
             let end = min(first + Self.setsPerPiece, geometry.setCount)
             var targets: [(set: UInt64, slot: Int)] = []
             for set in first..<end {
                 let number = UInt32(set)
-                let page = shared.pageView(number)
-                let isNew = page.sequence == 0
-                if isNew || shared.isChanged(number) {
+                let page = SetPageView(base: address(sealed, Int(set - first)))
+                page.base.copyMemory(from: shared.pageView(number).base, byteCount: 4096)
+                if shared.isChanged(number) {
                     page.seal(sequence: page.sequence + 1)
-                    targets.append((set, isNew ? 0 : 1 - shared.newestSlot(number)))
+                    targets.append((set, Int(page.sequence & 1)))
                 }
                 digest.add(set: set, page)
             }
             for slot in 0...1 {
-                try store(targets.filter { $0.slot == slot }.map(\.set), slot, shared, piece)
+                try store(targets.filter { $0.slot == slot }.map(\.set), slot, sealed, first)
             }
-            for (set, slot) in targets { shared.noteStored(UInt32(set), slot: slot) }
+            stored += targets.map { target in
+                let page = SetPageView(base: address(sealed, Int(target.set - first)))
+                return (target.set, page.checksum)
+            }
         }
         try medium.flush()
+        for (set, checksum) in stored { shared.noteStored(UInt32(set), checksum: checksum) }
         return digest
     }
 
     /// Runs of neighbouring sets become one write.
-    private func store(
-        _ sets: [UInt64], _ slot: Int, _ shared: SharedCache, _ piece: AlignedBytes
+    func store(
+        _ sets: [UInt64], _ slot: Int, _ sealed: AlignedBytes, _ first: UInt64
     ) throws(CacheError) {
         var start = 0
         while start < sets.count {
             var end = start
             while end < sets.count, sets[end] == sets[start] + UInt64(end - start) {
-                address(piece, end - start).copyMemory(
-                    from: shared.pageView(UInt32(sets[end])).base, byteCount: 4096)
                 end += 1
             }
+            let place = Int(sets[start] - first) * 4096
+            let byteCount = (end - start) * 4096
             try medium.write(
-                UnsafeRawBufferPointer(rebasing: piece.readOnly[0..<(end - start) * 4096]),
+                UnsafeRawBufferPointer(rebasing: sealed.readOnly[place..<place + byteCount]),
                 at: geometry.setPageOffset(set: sets[start], slot: slot))
             start = end
         }

@@ -35,7 +35,8 @@ package final class CacheStore {
 extension CacheStore {
     /// Makes a new, empty cache that is in use. Whatever the device held is lost.
     ///
-    /// Set pages that an earlier cache left are not erased: the new epoch makes them foreign.
+    /// Every place of the journal and one copy of every set page is written, so that later anything
+    /// that is none of this cache's is known to be damage.
     package static func format(
         _ medium: any StoreMedium, cacheID: UInt16, lineBytes: UInt32, session: UInt64,
         configuration: Configuration, cacheUUID: UInt128 = UInt128.random(in: 1 ... .max)
@@ -54,6 +55,9 @@ extension CacheStore {
         let start = AlignedBytes(count: Int(Geometry.journalOffset))
         try medium.write(start.readOnly, at: 0)
         try medium.flush()
+        try writeEmptyJournal(medium, geometry)
+        try writeEmptyPages(medium, geometry, epoch: superblock.epoch)
+        try medium.flush()
         let store = CacheStore(medium, superblock, configuration)
         try store.save(configuration)
         return store
@@ -62,8 +66,54 @@ extension CacheStore {
     /// Makes the pages of an empty cache, in memory.
     package func makeEmptyPages(in pages: UnsafeMutableRawPointer) {
         for set in 0..<geometry.setCount {
-            SetPageView(base: pages + Int(set) * SetPageLayout.byteCount)
-                .makeEmpty(set: set, epoch: superblock.epoch)
+            Self.makeEmptyPage(
+                SetPageView(base: pages + Int(set) * SetPageLayout.byteCount), set,
+                epoch: superblock.epoch)
+        }
+    }
+
+    private static func makeEmptyPage(_ page: SetPageView, _ set: UInt64, epoch: UInt64) {
+        page.makeEmpty(set: set, epoch: epoch)
+        page.seal(sequence: 1)
+    }
+
+    private static let blocksPerPiece: UInt64 = 256
+
+    private static func writeEmptyJournal(
+        _ medium: any StoreMedium, _ geometry: Geometry
+    ) throws(CacheError) {
+        let piece = AlignedBytes(count: Int(blocksPerPiece) * Geometry.blockBytes)
+        for block in 0..<Int(blocksPerPiece) {
+            let view = JournalBlockView(base: piece.address(block * Geometry.blockBytes))
+            view.begin(session: 0, sequence: 0)
+            view.seal(tail: 0, trustedThrough: 0, durableThrough: 0)
+        }
+        for first in stride(from: 0, to: geometry.journalBlockCount, by: Int(blocksPerPiece)) {
+            let count = Int(min(blocksPerPiece, geometry.journalBlockCount - first))
+            try medium.write(
+                UnsafeRawBufferPointer(rebasing: piece.readOnly[0..<count * Geometry.blockBytes]),
+                at: geometry.journalOffset(sequence: first))
+        }
+    }
+
+    /// Both copies, with sequences 0 and 1: a copy that is not whole later was damaged.
+    private static func writeEmptyPages(
+        _ medium: any StoreMedium, _ geometry: Geometry, epoch: UInt64
+    ) throws(CacheError) {
+        let piece = AlignedBytes(count: Int(blocksPerPiece) * SetPageLayout.byteCount)
+        for first in stride(from: 0, to: geometry.setCount, by: Int(blocksPerPiece)) {
+            let count = Int(min(blocksPerPiece, geometry.setCount - first))
+            for slot in 0...1 {
+                for index in 0..<count {
+                    let page = SetPageView(base: piece.address(index * SetPageLayout.byteCount))
+                    page.makeEmpty(set: first + UInt64(index), epoch: epoch)
+                    page.seal(sequence: UInt64(slot))
+                }
+                try medium.write(
+                    UnsafeRawBufferPointer(
+                        rebasing: piece.readOnly[0..<count * SetPageLayout.byteCount]),
+                    at: geometry.setPageOffset(set: first, slot: slot))
+            }
         }
     }
 }
@@ -83,6 +133,15 @@ extension CacheStore {
         next.state = .inUse
         next.session = session
         next.setPageDigest = 0
+        next.dirtyDigest = 0
+        try commit(next, configuration)
+    }
+
+    /// Set pages are written from now on, for a stop; everything the journal says is durable.
+    package func markStopping(_ digest: DirtyDigest) throws(CacheError) {
+        var next = superblock
+        next.state = .stopping
+        next.dirtyDigest = digest.value
         try commit(next, configuration)
     }
 
@@ -93,6 +152,7 @@ extension CacheStore {
         var next = superblock
         next.state = .cleanlyStopped
         next.setPageDigest = digest.value
+        next.dirtyDigest = 0
         next.dirtyLineCount = dirtyLineCount
         try commit(next, configuration)
     }

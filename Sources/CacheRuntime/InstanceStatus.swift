@@ -11,6 +11,7 @@ package struct InstanceStatus: Sendable {
     package var cacheID: UInt16 = 0
     package var state = State.running
     package var mode = EngineMode.writeThrough
+    package var durability = EngineDurability.flush
     /// The mode whose dirty data is still being cleaned in the background, after a mode switch.
     package var previousMode: EngineMode?
     package var devicePath = ""

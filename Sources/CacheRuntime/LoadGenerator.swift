@@ -177,9 +177,10 @@ extension LoadFront {
         return block
     }
 
-    mutating func accepted(origin: UInt64, slot: UInt32) {
+    mutating func accepted(origin: UInt64, slot: UInt32) -> UnsafeMutableRawPointer? {
         precondition(Int(slot) < slotCount)
         bufferOfSlot[Int(slot)] = UInt32(origin)
+        return address(slot: slot)
     }
 
     func address(slot: UInt32) -> UnsafeMutableRawPointer {

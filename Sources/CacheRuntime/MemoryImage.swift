@@ -39,6 +39,7 @@ package struct ImageIdentity: Equatable, Sendable {
 /// | 0 | header: magic, version, identity, line length, set count, worker count (4 KiB) |
 /// | 2 MiB | the set pages |
 /// | behind them | the counters, as many blocks as the workers need |
+/// | behind them | the journal's memory |
 ///
 /// The magic is written when the pages are complete: an image without it is none. Attaching looks
 /// at the header alone, so that its time does not grow with the table.
@@ -52,6 +53,8 @@ package final class MemoryImage: @unchecked Sendable {
     package let workerCount: Int
     /// What `SharedCache` counts in.
     package let counters: UnsafeMutableRawPointer
+    /// `Journal.byteCount` bytes.
+    package let journalMemory: UnsafeMutableRawPointer
     private let base: UnsafeMutableRawPointer
     private let byteCount: Int
     private let descriptor: Int32
@@ -74,7 +77,7 @@ package final class MemoryImage: @unchecked Sendable {
         static let inode = (offset: 80, size: 8)
         static let byteCount = 88
         static let magicValue: UInt64 = 0x4547_414d_4953_4143  // "CASIMAGE" in memory order.
-        static let versionValue: UInt32 = 2
+        static let versionValue: UInt32 = 3
     }
 
     /// The image of a cache in `directory`: named by the cache, so that two never share one.
@@ -85,7 +88,7 @@ package final class MemoryImage: @unchecked Sendable {
 
     private static func byteCount(_ geometry: Geometry, workerCount: Int) -> Int {
         pagesOffset + Int(geometry.setCount) * SetPageLayout.byteCount
-            + SharedCache.counterBytes(workerCount: workerCount)
+            + SharedCache.counterBytes(workerCount: workerCount) + Journal.byteCount
     }
 
     /// Makes the image, all zero, and all of it in memory: a full memory filesystem is found out
@@ -125,6 +128,7 @@ package final class MemoryImage: @unchecked Sendable {
         self.descriptor = descriptor
         pages = base + Self.pagesOffset
         counters = pages + Int(geometry.setCount) * SetPageLayout.byteCount
+        journalMemory = counters + SharedCache.counterBytes(workerCount: workerCount)
     }
 
     /// The pages are complete: from now on another process can go on with them.

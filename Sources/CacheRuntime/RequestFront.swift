@@ -7,7 +7,8 @@ import CacheEngine
 protocol RequestFront: ~Copyable, SendableMetatype {
     /// The next request, and the front's own name for it.
     mutating func nextRequest(_ devices: inout DeviceRing) -> (request: Request, origin: UInt64)?
-    mutating func accepted(origin: UInt64, slot: UInt32)
+    /// Returns where the request's data is; nil if it has none.
+    mutating func accepted(origin: UInt64, slot: UInt32) -> UnsafeMutableRawPointer?
     /// The start of the slot's buffer.
     func address(slot: UInt32) -> UnsafeMutableRawPointer
     /// A device transfer in the slot's buffer began or ended.

@@ -27,6 +27,12 @@ final class AlignedBytes {
 
     var readOnly: UnsafeRawBufferPointer { UnsafeRawBufferPointer(bytes) }
 
+    func address(_ offset: Int) -> UnsafeMutableRawPointer {
+        precondition(offset < bytes.count)
+        guard let base = bytes.baseAddress else { preconditionFailure("no bytes at all") }
+        return base + offset
+    }
+
     var diskBytes: DiskBytes {
         guard let base = bytes.baseAddress else { preconditionFailure("no bytes at all") }
         return DiskBytes(base: base, count: bytes.count)

@@ -144,7 +144,7 @@ extension UblkFront {
             forceUnitAccess: operation == .write && descriptor.forceUnitAccess)
     }
 
-    mutating func accepted(origin: UInt64, slot: UInt32) {
+    mutating func accepted(origin: UInt64, slot: UInt32) -> UnsafeMutableRawPointer? {
         precondition(Int(slot) < slotCount)
         let origin = UInt32(truncatingIfNeeded: origin)
         let served = queues + Int(origin >> 16)
@@ -159,6 +159,7 @@ extension UblkFront {
                 : served.pointee.address(tag(origin))
         }
         slots[Int(slot)] = use
+        return use.address
     }
 
     func address(slot: UInt32) -> UnsafeMutableRawPointer {

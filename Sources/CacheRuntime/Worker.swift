@@ -145,12 +145,16 @@ struct WorkerSetup: Sendable {
         guard result == 0 else { throw RingError(step: "register a file", errno: -result) }
         let ring = tools.ring
         let cleaning = tools.cleaning
+        let data = DataTable(slotCount: limits.requestSlots)
         var backend = WorkerBackend(
             devices: DeviceRing(ring: ring, capacity: transferMax), front: front, worker: identity,
-            cleaning: cleaning, completionCapacity: Int(WorkerTools.completionMax))
+            cleaning: cleaning, completionCapacity: Int(WorkerTools.completionMax),
+            journal: shared.journal, data: data)
         backend.openMailbox()
         return TurnLoop(
-            engine: Engine(shared: shared, worker: identity.number, limits: limits),
+            engine: Engine(
+                shared: shared, worker: identity.number, limits: limits,
+                dataChecksum: data.checksum),
             backend: backend)
     }
 }

@@ -1,4 +1,5 @@
 import CacheEngine
+import CacheFormat
 import Glibc
 import Uring
 
@@ -11,6 +12,9 @@ struct WorkerBackend<Front: RequestFront & ~Copyable>: TurnBackend, ~Copyable {
     private let board: ReleaseBoard
     private var cleaning: BufferArena
     private let cores: CoreTable
+    private let journal: Journal
+    /// Where the data of each slot's request is, for the journal's checksums.
+    private let data: DataTable
     /// Completions taken from the ring and not yet looked at.
     private let completions: UnsafeMutablePointer<(userData: UInt64, result: Int32)>
     private let completionCapacity: Int
@@ -32,8 +36,11 @@ struct WorkerBackend<Front: RequestFront & ~Copyable>: TurnBackend, ~Copyable {
 
     init(
         devices: consuming DeviceRing, front: consuming Front, worker: WorkerIdentity,
-        cleaning: consuming BufferArena, completionCapacity: Int
+        cleaning: consuming BufferArena, completionCapacity: Int, journal: Journal,
+        data: DataTable
     ) {
+        self.journal = journal
+        self.data = data
         self.devices = devices
         self.front = front
         self.cleaning = cleaning
@@ -52,6 +59,7 @@ struct WorkerBackend<Front: RequestFront & ~Copyable>: TurnBackend, ~Copyable {
         completions.deallocate()
         eventCount.deallocate()
         cores.deallocate()
+        data.deallocate()
     }
 
     /// A control thread asked for the worker's end, and nothing is under way here.
@@ -110,6 +118,32 @@ private struct CoreTable {
     }
 }
 
+/// Where the data of requests is, by their slots in the engine: what checksums are made of.
+struct DataTable {
+    let addresses: UnsafeMutablePointer<UnsafeMutableRawPointer?>
+
+    init(slotCount: Int) {
+        addresses = .allocate(capacity: slotCount)
+        addresses.initialize(repeating: nil, count: slotCount)
+    }
+
+    func deallocate() { addresses.deallocate() }
+
+    /// For as long as the table is there.
+    var checksum: DataChecksum {
+        DataChecksum(context: UnsafeMutableRawPointer(addresses)) {
+            context, slot, offset, byteCount, seed in
+            let addresses = context.assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
+            guard let data = addresses[Int(slot)] else {
+                preconditionFailure("the checksum of a request without data")
+            }
+            return CacheFormat.checksum(
+                UnsafeRawBufferPointer(start: data + Int(offset), count: Int(byteCount)),
+                continuing: seed)
+        }
+    }
+}
+
 // MARK: - Events
 
 extension WorkerBackend where Front: ~Copyable {
@@ -155,7 +189,7 @@ extension WorkerBackend where Front: ~Copyable {
     }
 
     mutating func accepted(origin: UInt64, slot: UInt32) {
-        front.accepted(origin: origin, slot: slot)
+        data.addresses[Int(slot)] = front.accepted(origin: origin, slot: slot)
     }
 
     mutating func flushRefused(core: UInt16) { flushEnded(core, -EBUSY) }
@@ -188,6 +222,8 @@ extension WorkerBackend where Front: ~Copyable {
             return .beginFlush(core: core)
         case .cancelFlush(let core):
             return .cancelFlush(core: core)
+        case .journal:
+            return .setReleased(Engine.journalSet)
         case .settle(let reply):
             precondition(settling == nil, "asked to settle twice at a time")
             settling = reply
@@ -288,6 +324,8 @@ extension WorkerBackend where Front: ~Copyable {
             let base: UnsafeMutableRawPointer
             if command.pointee.buffer.isCleaning {
                 base = cleaning.address(command.pointee.buffer.index)
+            } else if command.pointee.buffer.isMetadata {
+                base = journal.address(metadata: command.pointee.buffer.index)
             } else {
                 transfer.slot = command.pointee.buffer.index
                 base = front.address(slot: command.pointee.buffer.index)

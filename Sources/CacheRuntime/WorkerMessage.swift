@@ -11,6 +11,8 @@ enum WorkerMessage: Sendable {
     /// Answered when the flush ended.
     case beginFlush(core: UInt16, Reply)
     case cancelFlush(core: UInt16)
+    /// A control thread wants something of the journal.
+    case journal
     /// Answered when no write-back write is under way; none may begin meanwhile.
     case settle(Reply)
     /// Answered when the worker has ended; nothing may be attached.

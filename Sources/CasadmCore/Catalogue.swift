@@ -31,6 +31,7 @@ struct OptionSpec: Sendable {
 struct CommandSpec: Sendable {
     enum Name: Sendable {
         case start, stop, setMode, addCore, removeCore, list, stats, resetCounters, flush
+        case setParameter, getParameter
         case version, help, zeroMetadata, upgrade
     }
 
@@ -56,8 +57,8 @@ struct CommandSpec: Sendable {
 /// All commands, in the order in which the help lists them.
 enum Catalogue {
     static let commands: [CommandSpec] = [
-        start, stop, setMode, addCore, removeCore, list, stats, resetCounters, flush, version,
-        help, zeroMetadata, upgrade,
+        start, stop, setParameter, getParameter, setMode, addCore, removeCore, list, stats,
+        resetCounters, flush, version, help, zeroMetadata, upgrade,
     ]
 
     static func command(_ argument: String) -> CommandSpec? {
@@ -116,8 +117,39 @@ enum Catalogue {
                 short: "x", long: "cache-line-size",
                 summary: "Set cache line size in kibibytes: {4}[KiB] (default: 4)",
                 argument: .required("NUMBER")),
+            OptionSpec(
+                long: "durability",
+                summary: "When a write may be answered: flush - it survives a crash of the server; "
+                    + "a power cut from the next flush on (default); write - it survives a power "
+                    + "cut at once",
+                argument: .required("flush|write")),
+            OptionSpec(
+                long: "force-partial",
+                summary: "With --load: start without the parts of damaged metadata that cannot be "
+                    + "read (their dirty data are lost)"),
             answerFormat,
         ])
+
+    private static let parameterName = OptionSpec(
+        short: "n", long: "name", summary: "Name of the parameter: {durability}",
+        argument: .required("NAME"), isRequired: true)
+
+    private static let setParameter = CommandSpec(
+        name: .setParameter, short: "X", long: "set-param",
+        summary: "Set various runtime parameters",
+        options: [
+            parameterName, cacheID,
+            OptionSpec(
+                short: "p", long: "policy",
+                summary: "durability: when a write may be answered, {flush|write}",
+                argument: .required("VALUE"), isRequired: true),
+            answerFormat,
+        ])
+
+    private static let getParameter = CommandSpec(
+        name: .getParameter, short: "G", long: "get-param",
+        summary: "Get various runtime parameters",
+        options: [parameterName, cacheID, outputFormat])
 
     private static let stop = CommandSpec(
         name: .stop, short: "T", long: "stop-cache", summary: "Stop cache instance",

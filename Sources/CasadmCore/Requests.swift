@@ -11,6 +11,8 @@ enum Request: Equatable {
     case list(byIDPath: Bool)
     case stats(StatsRequest)
     case resetCounters(cache: UInt16, core: UInt16?)
+    case setDurability(cache: UInt16, Durability)
+    case parameters(cache: UInt16)
     case flush(cache: UInt16, core: UInt16?)
     case version
     case zeroMetadata(device: String, force: Bool)
@@ -50,6 +52,8 @@ extension Order {
         case .removeCore: try order(RemoveCoreArguments.self, arguments)
         case .list: try order(ListArguments.self, arguments)
         case .stats: try order(StatsArguments.self, arguments)
+        case .setParameter: try order(SetParameterArguments.self, arguments)
+        case .getParameter: try order(GetParameterArguments.self, arguments)
         case .resetCounters: try order(ResetCountersArguments.self, arguments)
         case .flush: try order(FlushArguments.self, arguments)
         case .version, .help: try order(VersionArguments.self, arguments)
@@ -85,18 +89,25 @@ private struct StartArguments: CommandArguments {
     @Flag var force = false
     @Option var cacheMode: String?
     @Option var cacheLineSize: String?
+    @Option var durability: String?
+    @Flag var forcePartial = false
     @Option var outputFormat: String?
 
     func request() throws(UsageError) -> Request {
         let options = StartOptions(
             cacheDevice: cacheDevice, cacheID: try cacheId.map(Values.cacheID),
             mode: try cacheMode.map(Values.mode), lineKiB: try cacheLineSize.map(Values.lineKiB),
-            load: load, force: force)
-        let loadOnly = StartOptions(cacheDevice: cacheDevice, load: true)
+            durability: try durability.map(Values.durability), load: load, force: force,
+            forcePartial: forcePartial)
+        let loadOnly = StartOptions(
+            cacheDevice: cacheDevice, load: true, forcePartial: forcePartial)
         guard !load || options == loadOnly else {
             throw UsageError(
-                "Use of 'load' with 'force', 'cache-id', 'cache-mode' or 'cache-line-size'"
-                    + " simultaneously is forbidden.", hint: false)
+                "Use of 'load' with 'force', 'cache-id', 'cache-mode', 'cache-line-size' or "
+                    + "'durability' simultaneously is forbidden.", hint: false)
+        }
+        guard load || !forcePartial else {
+            throw UsageError("'force-partial' is for use with 'load' only.", hint: false)
         }
         return .start(options)
     }
@@ -185,6 +196,30 @@ private struct ResetCountersArguments: CommandArguments {
     func request() throws(UsageError) -> Request {
         .resetCounters(
             cache: try Values.cacheID(cacheId), core: try coreId.map(Values.coreID))
+    }
+}
+
+private struct SetParameterArguments: CommandArguments {
+    @Option var name: String
+    @Option var cacheId: String
+    @Option var policy: String
+    @Option var outputFormat: String?
+
+    func request() throws(UsageError) -> Request {
+        try Values.parameterName(name)
+        return .setDurability(
+            cache: try Values.cacheID(cacheId), try Values.durability(policy))
+    }
+}
+
+private struct GetParameterArguments: CommandArguments {
+    @Option var name: String
+    @Option var cacheId: String
+    @Option var outputFormat: String?
+
+    func request() throws(UsageError) -> Request {
+        try Values.parameterName(name)
+        return .parameters(cache: try Values.cacheID(cacheId))
     }
 }
 

@@ -18,6 +18,9 @@ struct Runner {
         case .list(let byIDPath): try await list(byIDPath)
         case .stats(let request): try await stats(request)
         case .resetCounters(let cache, let core): try await resetCounters(cache, core)
+        case .setDurability(let cache, let durability):
+            try await setDurability(cache, durability)
+        case .parameters(let cache): try await parameters(cache)
         case .flush(let cache, let core): try await flush(cache, core)
         case .version: version()
         case .upgrade(let cache): try await upgrade(cache)

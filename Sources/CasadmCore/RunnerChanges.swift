@@ -15,10 +15,47 @@ extension Runner {
             }
             throw Failure(attempt, readiness.message ?? "casd does not say why.")
         }
+        var json: [(String, JSONText)] = [("cacheId", .number(id))]
+        var lines = ["Successfully added cache instance \(id)"]
+        if let recovery = readiness.recovery {
+            lines.append(recovery.text)
+            json.append(("recovery", recovery.json))
+        }
         return Answer(
-            lines: ["Successfully added cache instance \(id)"],
-            warnings: (readiness.warnings ?? []).map { "WARNING: \($0)" },
-            json: .object([("cacheId", .number(id))]))
+            lines: lines, warnings: (readiness.warnings ?? []).map { "WARNING: \($0)" },
+            json: .object(json))
+    }
+
+    func setDurability(
+        _ cache: UInt16, _ durability: Durability
+    ) async throws(Failure) -> Answer {
+        do {
+            try await CacheConnection(cacheID: cache, in: session.runDirectory)
+                .setParameters(ParametersBody(durability: durability))
+            return Answer()
+        } catch {
+            throw failure(error, after: "Error while setting the durability of cache \(cache)")
+        }
+    }
+
+    /// As Open CAS prints the parameters of a namespace.
+    func parameters(_ cache: UInt16) async throws(Failure) -> Answer {
+        let snapshot: CacheSnapshot
+        do {
+            snapshot = try await CacheConnection(cacheID: cache, in: session.runDirectory)
+                .snapshot()
+        } catch {
+            throw failure(error, after: "Error while getting parameters of cache \(cache)")
+        }
+        let header = ["Parameter name", "Value"]
+        let rows = [["Durability", snapshot.durability.rawValue]]
+        let lines =
+            format == .csv
+            ? ([header] + rows).map(CSVView.line)
+            : TextView(drawing: .forSession(session.environment)).table(header: header, rows: rows)
+        return Answer(
+            lines: lines,
+            json: .object([("durability", .string(snapshot.durability.rawValue))]))
     }
 
     func addCore(
@@ -63,6 +100,26 @@ extension Runner {
     private func isCache(_ device: String) async -> Bool {
         let node = Devices.resolved(device)
         return await snapshots().contains { Devices.resolved($0.device) == node }
+    }
+}
+
+extension RecoveryBody {
+    var text: String {
+        let rounded = (seconds * 100).rounded() / 100
+        return "The cache was not stopped; recovered \(dirtyLines) dirty lines "
+            + "(\(dirtyBytes >> 10) KiB) with \(journalRecords) journal records in "
+            + "\(rounded) s."
+    }
+
+    var json: JSONText {
+        .object([
+            ("dirtyLines", .number(dirtyLines)), ("dirtyBytes", .number(dirtyBytes)),
+            ("journalBlocks", .number(journalBlocks)),
+            ("journalRecords", .number(journalRecords)),
+            ("recordsDropped", .number(recordsDropped)),
+            ("damagedSets", .number(damagedSets)),
+            ("milliseconds", .number(UInt64(max(seconds, 0) * 1000))),
+        ])
     }
 }
 

@@ -100,6 +100,7 @@ extension StatsReport {
             Fact("Cleaning Policy", cache.cleaningPolicy),
             Fact("Promotion Policy", cache.promotionPolicy),
             Fact("Prefetch Policy", cache.prefetchPolicy),
+            Fact("Durability", cache.durability.rawValue),
             Fact("Cache line size", cache.lineBytes / 1024, unit: "KiB"),
             footprintFact(cache.metadataBytes),
             dirtyFact(cache.dirtySeconds),

@@ -54,6 +54,20 @@ enum Values {
         return mode
     }
 
+    static func durability(_ text: String) throws(UsageError) -> Durability {
+        guard let durability = Durability(rawValue: text) else {
+            let names = Durability.allCases.map(\.rawValue).joined(separator: ", ")
+            throw UsageError("Invalid durability \(text), must be one of: \(names).", trailer)
+        }
+        return durability
+    }
+
+    static func parameterName(_ text: String) throws(UsageError) {
+        guard text == "durability" else {
+            throw UsageError("Invalid parameter namespace \(text), must be: durability.", trailer)
+        }
+    }
+
     static func format(_ text: String) throws(UsageError) -> OutputFormat {
         guard let format = OutputFormat(rawValue: text) else {
             throw UsageError("Invalid output format \(text), must be table, csv or json.", trailer)

@@ -57,6 +57,11 @@ package struct CacheConnection: Sendable {
         try await answer(.POST, Endpoints.stop, StopBody(flush: flush))
     }
 
+    package func setParameters(_ body: ParametersBody) async throws(ControlError) {
+        _ = try await exchange(
+            .POST, Endpoints.parameters, try encoded(body), patience: .seconds(60))
+    }
+
     package func resetCounters(core: UInt16?) async throws(ControlError) {
         let body = try encoded(ResetCountersBody(core: core))
         _ = try await exchange(.POST, Endpoints.resetCounters, body, patience: .seconds(30))

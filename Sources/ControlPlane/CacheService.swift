@@ -11,6 +11,7 @@ package protocol CacheService: Sendable {
     /// Cleans everything dirty of a core, or of all.
     func flush(core: UInt16?, _ watch: OperationWatch) throws(ErrorBody)
     func setMode(_ body: ModeBody, _ watch: OperationWatch) throws(ErrorBody)
+    func setParameters(_ body: ParametersBody) throws(ErrorBody)
     func resetCounters(core: UInt16?) throws(ErrorBody)
     /// Ends the cache: no exported device is left, the devices are closed, the metadata is stored.
     func stop(flush: Bool, _ watch: OperationWatch) throws(ErrorBody)

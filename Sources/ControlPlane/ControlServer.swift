@@ -92,6 +92,13 @@ extension ControlServer {
                 }
             }
         }
+        router.post("/v1/parameters") { [service] request, _ in
+            await Self.answer {
+                let body = try await Self.body(ParametersBody.self, of: request)
+                try await blocking { try service.setParameters(body) }
+                return Self.response(.noContent, nil)
+            }
+        }
         router.post("/v1/counters/reset") { [service] request, _ in
             await Self.answer {
                 let body = try await Self.body(ResetCountersBody.self, of: request)

@@ -53,14 +53,44 @@ package final class RuntimeService: CacheService {
         if cache.hasInactiveCores {
             warnings = ["Cache is in incomplete state - at least one core is inactive"]
         }
+        let recovery = cache.recovery.map(body)
+        if let recovery { report(recovery, cache.cacheID, logger, &warnings) }
         return StartedService(
-            service: RuntimeService(cache), lock: lock, warnings: warnings,
+            service: RuntimeService(cache), lock: lock, warnings: warnings, recovery: recovery,
             pauseMilliseconds: options.diedAt.map { _ in pause })
     }
 
     /// What another program must agree with to go on where this one stops.
     package static var versions: ServerVersions {
         ServerVersions(memoryImage: MemoryImage.version)
+    }
+
+    private static func body(_ recovered: RecoveredCache) -> RecoveryBody {
+        let report = recovered.report
+        return RecoveryBody(
+            dirtyLines: report.dirtyLines, dirtyBytes: report.dirtyBytes,
+            journalBlocks: report.journalBlocks, journalRecords: report.journalRecords,
+            recordsDropped: report.recordsDropped, damagedSets: UInt64(report.damagedSets.count),
+            seconds: recovered.seconds)
+    }
+
+    private static func report(
+        _ recovery: RecoveryBody, _ id: UInt16, _ logger: Logger, _ warnings: inout [String]
+    ) {
+        logger.notice(
+            "cache recovered",
+            metadata: [
+                "id": "\(id)", "dirty lines": "\(recovery.dirtyLines)",
+                "dirty bytes": "\(recovery.dirtyBytes)",
+                "journal blocks": "\(recovery.journalBlocks)",
+                "journal records": "\(recovery.journalRecords)",
+                "records without data": "\(recovery.recordsDropped)",
+                "seconds": "\(recovery.seconds)",
+            ])
+        guard recovery.damagedSets > 0 else { return }
+        warnings.append(
+            "\(recovery.damagedSets) sets of the cache could not be read; the dirty data they had "
+                + "are lost")
     }
 
     /// Ends the exported devices of a cache whose server is gone; returns its id.
@@ -104,7 +134,9 @@ package final class RuntimeService: CacheService {
         result.cacheID = id
         result.mode = try options.mode.map { mode throws(CacheError) in try engineMode(mode) }
         result.force = options.force
+        result.durability = options.durability.map(engineDurability)
         result.load = options.load
+        result.forcePartial = options.forcePartial
         result.resumesOnly = options.resume
         result.lineBytes = options.lineKiB.map { $0 &* 1024 }
         return result
@@ -150,6 +182,21 @@ extension RuntimeService {
             try cache.setMode(
                 try Self.engineMode(body.mode), flush: body.flush ?? true,
                 cancelled: { follow(watch, core: nil) })
+        }
+    }
+
+    package func setParameters(_ body: ParametersBody) throws(ErrorBody) {
+        try Self.translated { () throws(CacheError) in
+            if let durability = body.durability {
+                try cache.setDurability(Self.engineDurability(durability))
+            }
+        }
+    }
+
+    private static func engineDurability(_ durability: Durability) -> EngineDurability {
+        switch durability {
+        case .flush: .flush
+        case .write: .write
         }
     }
 
@@ -214,6 +261,7 @@ extension RuntimeService {
             previousMode: status.previousMode.map(mode), device: status.devicePath,
             sizeBytes: status.lineCount * UInt64(status.lineBytes), lineBytes: status.lineBytes,
             cleaningPolicy: "nop", promotionPolicy: "always", prefetchPolicy: "none",
+            durability: status.durability == .write ? .write : .flush,
             dirtySeconds: cores.compactMap(\.dirtySeconds).max(),
             metadataBytes: status.metadataBytes, flushProgress: progress(cores),
             statistics: total, cores: cores)

@@ -112,13 +112,16 @@ package struct StartedService: Sendable {
     package let lock: RunLock
     /// Sentences for the admin: what is not entirely as expected.
     package let warnings: [String]
+    /// What recovery found, if the cache had not been stopped.
+    package let recovery: RecoveryBody?
     /// How long nobody served the cache, if it goes on after another process.
     package let pauseMilliseconds: UInt64?
 
     package init(
         service: any CacheService, lock: RunLock, warnings: [String],
-        pauseMilliseconds: UInt64? = nil
+        recovery: RecoveryBody? = nil, pauseMilliseconds: UInt64? = nil
     ) {
+        self.recovery = recovery
         self.pauseMilliseconds = pauseMilliseconds
         self.service = service
         self.lock = lock
@@ -214,7 +217,7 @@ private struct ReadinessReport: Service {
                 ? .failed(.endedEarly)
                 : .ready(
                     cacheID: started.lock.cacheID, warnings: started.warnings,
-                    pauseMilliseconds: started.pauseMilliseconds))
+                    recovery: started.recovery, pauseMilliseconds: started.pauseMilliseconds))
     }
 }
 

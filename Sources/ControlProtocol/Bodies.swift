@@ -135,3 +135,44 @@ package struct OperationStatus: Codable, Sendable, Equatable {
         self.error = error
     }
 }
+
+/// When a write may be answered.
+package enum Durability: String, Codable, Sendable, CaseIterable {
+    /// When a crash of the server cannot lose it. A power cut may, until the next FLUSH.
+    case flush
+    /// When a power cut cannot lose it.
+    case write
+}
+
+/// `POST /v1/parameters`: changes those that are not nil.
+package struct ParametersBody: Codable, Sendable, Equatable {
+    package var durability: Durability?
+
+    package init(durability: Durability? = nil) { self.durability = durability }
+}
+
+/// What a load found of a cache that had not been stopped.
+package struct RecoveryBody: Codable, Sendable, Equatable {
+    package var dirtyLines: UInt64
+    package var dirtyBytes: UInt64
+    package var journalBlocks: UInt64
+    package var journalRecords: UInt64
+    /// Records whose data had not reached the device, and which nobody had been promised.
+    package var recordsDropped: UInt64
+    /// Sets that could not be read; with `--force-partial` they are empty now.
+    package var damagedSets: UInt64
+    package var seconds: Double
+
+    package init(
+        dirtyLines: UInt64, dirtyBytes: UInt64, journalBlocks: UInt64, journalRecords: UInt64,
+        recordsDropped: UInt64, damagedSets: UInt64, seconds: Double
+    ) {
+        self.dirtyLines = dirtyLines
+        self.dirtyBytes = dirtyBytes
+        self.journalBlocks = journalBlocks
+        self.journalRecords = journalRecords
+        self.recordsDropped = recordsDropped
+        self.damagedSets = damagedSets
+        self.seconds = seconds
+    }
+}

@@ -21,6 +21,7 @@ package struct CacheSnapshot: Codable, Sendable, Equatable {
     package var cleaningPolicy: String
     package var promotionPolicy: String
     package var prefetchPolicy: String
+    package var durability: Durability
     /// Seconds since the cache became dirty; nil: it is clean.
     package var dirtySeconds: UInt64?
     /// Memory that describes the cache's content, in bytes.
@@ -33,8 +34,9 @@ package struct CacheSnapshot: Codable, Sendable, Equatable {
     package init(
         id: UInt16, state: State, mode: CacheMode, previousMode: CacheMode? = nil,
         device: String, sizeBytes: UInt64, lineBytes: UInt32, cleaningPolicy: String,
-        promotionPolicy: String, prefetchPolicy: String, dirtySeconds: UInt64? = nil,
-        metadataBytes: UInt64, flushProgress: Double? = nil, statistics: Statistics,
+        promotionPolicy: String, prefetchPolicy: String, durability: Durability = .flush,
+        dirtySeconds: UInt64? = nil, metadataBytes: UInt64, flushProgress: Double? = nil,
+        statistics: Statistics,
         cores: [CoreSnapshot]
     ) {
         self.id = id
@@ -47,6 +49,7 @@ package struct CacheSnapshot: Codable, Sendable, Equatable {
         self.cleaningPolicy = cleaningPolicy
         self.promotionPolicy = promotionPolicy
         self.prefetchPolicy = prefetchPolicy
+        self.durability = durability
         self.dirtySeconds = dirtySeconds
         self.metadataBytes = metadataBytes
         self.flushProgress = flushProgress

@@ -8,6 +8,7 @@
 /// | `DELETE /v1/cores/{id}?flush=true` | | `OperationStatus` (202) |
 /// | `POST /v1/flush` | `FlushBody` | `OperationStatus` (202) |
 /// | `POST /v1/mode` | `ModeBody` | `OperationStatus` (202) |
+/// | `POST /v1/parameters` | `ParametersBody` | 204 |
 /// | `POST /v1/stop` | `StopBody` | `OperationStatus` (202) |
 /// | `POST /v1/counters/reset` | `ResetCountersBody` | 204 |
 /// | `GET /v1/operations/{id}` | | `OperationStatus` |
@@ -28,6 +29,7 @@ package enum Endpoints {
     package static let flush = "/v1/flush"
     package static let mode = "/v1/mode"
     package static let resetCounters = "/v1/counters/reset"
+    package static let parameters = "/v1/parameters"
     package static let stop = "/v1/stop"
     package static let operations = "/v1/operations"
 

@@ -8,8 +8,11 @@ package struct StartOptions: Codable, Sendable, Equatable {
     package var mode: CacheMode?
     /// Cache line size in KiB: 4, 8, 16, 32 or 64.
     package var lineKiB: UInt32?
+    package var durability: Durability?
     package var load: Bool
     package var force: Bool
+    /// With `load`: start without the parts of the metadata that cannot be read.
+    package var forcePartial: Bool
     /// With `load`: go on after a worker that died; a cache that was stopped in order stays so.
     package var resume: Bool
     /// When the worker died that this one goes on after, on the monotonic clock in nanoseconds;
@@ -18,14 +21,17 @@ package struct StartOptions: Codable, Sendable, Equatable {
 
     package init(
         cacheDevice: String, cacheID: UInt16? = nil, mode: CacheMode? = nil,
-        lineKiB: UInt32? = nil, load: Bool = false, force: Bool = false, resume: Bool = false
+        lineKiB: UInt32? = nil, durability: Durability? = nil, load: Bool = false,
+        force: Bool = false, forcePartial: Bool = false, resume: Bool = false
     ) {
         self.cacheDevice = cacheDevice
         self.cacheID = cacheID
         self.mode = mode
         self.lineKiB = lineKiB
+        self.durability = durability
         self.load = load
         self.force = force
+        self.forcePartial = forcePartial
         self.resume = resume
     }
 
@@ -36,8 +42,10 @@ package struct StartOptions: Codable, Sendable, Equatable {
         if let cacheID { list += ["--cache-id", String(cacheID)] }
         if let mode { list += ["--cache-mode", mode.rawValue] }
         if let lineKiB { list += ["--cache-line-size", String(lineKiB)] }
+        if let durability { list += ["--durability", durability.rawValue] }
         if load { list.append("--load") }
         if force { list.append("--force") }
+        if forcePartial { list.append("--force-partial") }
         if resume { list.append("--resume") }
         if let readyDescriptor { list += ["--ready-fd", String(readyDescriptor)] }
         return list
@@ -54,14 +62,18 @@ package struct Readiness: Codable, Sendable, Equatable {
     package var code: String?
     /// Sentences for an admin whose cache started, but not entirely as expected.
     package var warnings: [String]?
+    /// What recovery found, if the cache had not been stopped.
+    package var recovery: RecoveryBody?
     /// Of a server that goes on after another one: since the end of that.
     package var pauseMilliseconds: UInt64?
 
     package static func ready(
-        cacheID: UInt16, warnings: [String] = [], pauseMilliseconds: UInt64? = nil
+        cacheID: UInt16, warnings: [String] = [], recovery: RecoveryBody? = nil,
+        pauseMilliseconds: UInt64? = nil
     ) -> Readiness {
         var ready = Readiness(
             ok: true, cacheID: cacheID, warnings: warnings.isEmpty ? nil : warnings)
+        ready.recovery = recovery
         ready.pauseMilliseconds = pauseMilliseconds
         return ready
     }
@@ -82,6 +94,6 @@ package struct Readiness: Codable, Sendable, Equatable {
     }
 
     private enum CodingKeys: String, CodingKey {
-        case ok, cacheID = "cacheId", message, code, warnings, pauseMilliseconds
+        case ok, cacheID = "cacheId", message, code, warnings, recovery, pauseMilliseconds
     }
 }

@@ -3,7 +3,8 @@
 /// A failing seed is played again with a trace, and prints what happened to its sector.
 final class EventTrace {
     private struct Event {
-        let core: UInt16
+        /// Nil: every core's.
+        let core: UInt16?
         let sectors: Range<Int>
         let text: String
     }
@@ -16,8 +17,14 @@ final class EventTrace {
         events.append(Event(core: core, sectors: sectors, text: text))
     }
 
+    /// Something that concerns every sector.
+    func noteForAll(_ text: String) {
+        events.append(Event(core: nil, sectors: 0..<Int.max, text: text))
+    }
+
     /// The last events that concern the sector, oldest first.
     func lines(core: UInt16, sector: Int, most: Int = 400) -> [String] {
-        events.filter { $0.core == core && $0.sectors.contains(sector) }.suffix(most).map(\.text)
+        events.filter { ($0.core ?? core) == core && $0.sectors.contains(sector) }.suffix(most).map(
+            \.text)
     }
 }

@@ -5,6 +5,15 @@ package struct Scenario {
     package var seed: UInt64
     package var lineBytes: UInt32 = 4096
     package var setCount = 2
+    package var journalBlocks = 32
+    /// Whether the journal's records have checksums of the data.
+    package var hasChecksums = true
+    package var durability = EngineDurability.flush
+    /// Per 100,000 steps: cuts of the power.
+    package var powerCutsPer100000 = 0
+    /// The power is cut, or the process dies, at this event, once.
+    package var powerCutAt: UInt64?
+    package var crashAt: UInt64?
     package var coreCount = 1
     /// Sectors of each core.
     package var coreSectors = 0
@@ -62,7 +71,25 @@ package struct Scenario {
         limits.cleaningBatches = 1 + random.below(4)
         limits.cleaningBatchBytes = [131072, 524288][random.below(2)]
         hasAbsentCore = coreCount > 1 && random.chance(25)
+        journalBlocks = [16, 24, 64, 400][random.below(4)]
+        hasChecksums = random.chance(80)
+        if random.chance(25) { durability = .write }
+        if random.chance(60) { powerCutsPer100000 = [5, 20, 100][random.below(3)] }
         if random.chance(40) { crashesPerHundredThousand = [10, 100, 1000][random.below(3)] }
+    }
+}
+
+extension Scenario {
+    /// A short one, to be played again and again with a cut, or a crash, at each of its events.
+    package static func short(seed: UInt64) -> Scenario {
+        var scenario = Scenario(seed: seed)
+        scenario.requestCount = 60
+        scenario.depth = min(scenario.depth, 12)
+        scenario.flushPercent = max(scenario.flushPercent, 4)
+        scenario.powerCutsPer100000 = 0
+        scenario.crashesPerHundredThousand = 0
+        scenario.hasAbsentCore = false
+        return scenario
     }
 }
 

@@ -12,6 +12,8 @@ struct SectorHistory {
         var ended: UInt64?
         /// When it became certain that no read begun from then on may return it.
         var overwritten: UInt64?
+        /// What overwrote it was promised to survive a power cut.
+        var isDurablyOverwritten = false
     }
 
     private var values: [Value] = [Value(stamp: 0, begun: 0, ended: 0)]
@@ -56,10 +58,34 @@ struct SectorHistory {
         return possible.count == 1 ? possible[0].stamp : nil
     }
 
-    /// Forgets values no read that is still under way could return.
+    /// A FLUSH that began at `moment` was answered: what was certain then is durable.
+    mutating func flushed(before moment: UInt64) {
+        for index in values.indices where (values[index].overwritten ?? .max) < moment {
+            values[index].isDurablyOverwritten = true
+        }
+    }
+
+    /// A durable write was answered: what it overwrote does not come back.
+    mutating func madeDurable(_ stamp: UInt64) {
+        guard let own = values.first(where: { $0.stamp == stamp }) else { return }
+        for index in values.indices where (values[index].ended ?? .max) < own.begun {
+            values[index].isDurablyOverwritten = true
+        }
+    }
+
+    /// After a power cut the sector has this content, for good. False if it must not.
+    mutating func recovered(_ stamp: UInt64, at now: UInt64) -> Bool {
+        guard values.contains(where: { $0.stamp == stamp && !$0.isDurablyOverwritten }) else {
+            return false
+        }
+        values = [Value(stamp: stamp, begun: 0, ended: 0)]
+        return true
+    }
+
+    /// Forgets values that no read that is still under way, and no power cut, could return.
     mutating func prune(oldestRead: UInt64) {
         guard values.count > 4 else { return }
-        values.removeAll { ($0.overwritten ?? .max) < oldestRead }
+        values.removeAll { $0.isDurablyOverwritten && ($0.overwritten ?? .max) < oldestRead }
     }
 
     /// For the message of a failing seed.
@@ -67,6 +93,7 @@ struct SectorHistory {
         values.map { value in
             "\(value.stamp) begun \(value.begun) ended \(value.ended.map(String.init) ?? "-")"
                 + (value.overwritten.map { " overwritten \($0)" } ?? "")
+                + (value.isDurablyOverwritten ? " durably" : "")
         }.joined(separator: "; ")
     }
 }

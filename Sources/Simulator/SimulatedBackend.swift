@@ -1,18 +1,19 @@
 import CacheEngine
+import CacheFormat
 
 /// The world as one worker's turn loop sees it.
 struct SimulatedBackend: TurnBackend, ~Copyable {
     let world: World
     let worker: Int
-    /// The request that has each engine slot.
-    var slots: [UInt32: ClientRequest] = [:]
+    let clients: SlotClients
     /// The worker sleeps in its system call until something arrives for it.
     private(set) var isAsleep = false
     /// Room left in the "ring" this turn, so that commands have to be carried over.
-    var room = 0
+    var room = 1
 
-    init(world: World, worker: Int) {
+    init(world: World, worker: Int, clients: SlotClients) {
         self.world = world
+        self.clients = clients
         self.worker = worker
     }
 
@@ -31,8 +32,8 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
         guard let client = world.underWay[origin] else {
             preconditionFailure("the loop names a request it was not given")
         }
-        if slots[slot] != nil { world.fail("a slot was given out twice") }
-        slots[slot] = client
+        if clients.slots[slot] != nil { world.fail("a slot was given out twice") }
+        clients.slots[slot] = client
         client.slot = slot
     }
 
@@ -50,16 +51,18 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
             world.flushesEnded[command.core] = command.result
         case .writesSettled: world.settling.remove(worker)
         default:
-            let client = command.buffer.isCleaning ? nil : slots[command.buffer.index]
+            let client = command.buffer.isRequest ? clients.slots[command.buffer.index] : nil
             let transfer = SimulatedTransfer(
-                command, worker: worker, buffer: buffer(command.buffer), client: client)
+                command, worker: worker, buffer: buffer(command.buffer), client: client,
+                metadata: command.buffer.isMetadata
+                    ? world.shared.journal.address(metadata: command.buffer.index) : nil)
             world.begin(transfer)
         }
         return true
     }
 
     mutating func answer(slot: UInt32, result: Int32, keepsBuffer: Bool) {
-        guard let client = slots[slot] else {
+        guard let client = clients.slots[slot] else {
             world.fail("an answer for nobody")
             return
         }
@@ -69,7 +72,7 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
 
     /// The engine no longer uses the buffer: whatever still reads it reads rubbish.
     private mutating func forget(_ slot: UInt32) {
-        guard let client = slots.removeValue(forKey: slot) else {
+        guard let client = clients.slots.removeValue(forKey: slot) else {
             world.fail("a slot was released that nobody has")
             return
         }
@@ -77,9 +80,9 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
     }
 
     private func buffer(_ name: BufferName) -> SimulatedBuffer? {
-        if name == .none { return nil }
+        if name == .none || name.isMetadata { return nil }
         if name.isCleaning { return world.cleaningBuffers[worker][Int(name.index)] }
-        guard let client = slots[name.index] else {
+        guard let client = clients.slots[name.index] else {
             world.fail("a transfer names the buffer of a request that is gone")
             return nil
         }
@@ -97,4 +100,23 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
     }
 
     mutating func flushRefused(core: UInt16) { world.flushesEnded[core] = -16 }
+}
+
+/// The request that has each engine slot of a worker.
+final class SlotClients {
+    var slots: [UInt32: ClientRequest] = [:]
+
+    /// For as long as this lives. A sector's content is its stamp, as eight bytes.
+    var dataChecksum: DataChecksum {
+        DataChecksum(context: Unmanaged.passUnretained(self).toOpaque()) {
+            context, slot, offset, byteCount, seed in
+            let clients = Unmanaged<SlotClients>.fromOpaque(context).takeUnretainedValue()
+            guard let client = clients.slots[slot] else {
+                preconditionFailure("the checksum of a buffer that nobody has")
+            }
+            let first = Int(offset / 512)
+            return client.buffer.stamps[first..<first + Int(byteCount / 512)]
+                .withUnsafeBytes { checksum($0, continuing: seed) }
+        }
+    }
 }

@@ -7,23 +7,30 @@ final class SimulatedDevice {
     private(set) var current: [UInt64]
     private(set) var durable: [UInt64]
     private var volatileSectors = Set<Int>()
+    /// The device's first sectors hold bytes, not stamps.
+    let metadata: (current: SectorBytes, durable: SectorBytes)
 
-    init(name: String, sectorCount: Int) {
+    init(name: String, sectorCount: Int, metadataSectors: Int = 0) {
         self.name = name
         current = [UInt64](repeating: 0, count: sectorCount)
         durable = current
+        metadata = (SectorBytes(count: metadataSectors), SectorBytes(count: metadataSectors))
     }
 
     func read(_ sector: Int) -> UInt64 { current[sector] }
 
     func write(_ sector: Int, _ stamp: UInt64, durably: Bool) {
         current[sector] = stamp
-        if durably {
-            durable[sector] = stamp
-            volatileSectors.remove(sector)
-        } else {
-            volatileSectors.insert(sector)
-        }
+        written(sector, durably: durably)
+    }
+
+    func write(metadata sector: Int, _ bytes: UnsafeRawPointer, durably: Bool) {
+        metadata.current.address(sector).copyMemory(from: bytes, byteCount: 512)
+        written(sector, durably: durably)
+    }
+
+    private func written(_ sector: Int, durably: Bool) {
+        if durably { makeDurable([sector]) } else { volatileSectors.insert(sector) }
     }
 
     /// What was written and not flushed; taken when a flush begins, made durable when it ends.
@@ -31,9 +38,44 @@ final class SimulatedDevice {
 
     func makeDurable(_ sectors: [Int]) {
         for sector in sectors {
+            if sector < metadata.durable.count {
+                metadata.durable.address(sector).copyMemory(
+                    from: metadata.current.address(sector), byteCount: 512)
+            }
             durable[sector] = current[sector]
             volatileSectors.remove(sector)
         }
+    }
+
+    /// The power is gone and back: what was not durable is as before.
+    func cutPower() {
+        for sector in volatileSectors {
+            current[sector] = durable[sector]
+            if sector < metadata.durable.count {
+                metadata.current.address(sector).copyMemory(
+                    from: metadata.durable.address(sector), byteCount: 512)
+            }
+        }
+        volatileSectors = []
+    }
+}
+
+/// Sectors of 512 bytes, as bytes.
+final class SectorBytes {
+    let count: Int
+    private let base: UnsafeMutableRawPointer
+
+    init(count: Int) {
+        self.count = count
+        base = .allocate(byteCount: max(count, 1) * 512, alignment: 4096)
+        base.initializeMemory(as: UInt8.self, repeating: 0, count: max(count, 1) * 512)
+    }
+
+    deinit { base.deallocate() }
+
+    func address(_ sector: Int) -> UnsafeMutableRawPointer {
+        precondition(sector < count)
+        return base + sector * 512
     }
 }
 
@@ -42,6 +84,8 @@ final class SimulatedTransfer {
     let command: Command
     let worker: Int
     let buffer: SimulatedBuffer?
+    /// Where the bytes are, of journal blocks and set pages.
+    let metadata: UnsafeMutableRawPointer?
     /// Sectors that have not taken effect, as indices from the transfer's start.
     var pending: [Range<Int>]
     var unflushed: [Int] = []
@@ -50,8 +94,10 @@ final class SimulatedTransfer {
     let client: ClientRequest?
 
     init(
-        _ command: Command, worker: Int, buffer: SimulatedBuffer?, client: ClientRequest? = nil
+        _ command: Command, worker: Int, buffer: SimulatedBuffer?, client: ClientRequest? = nil,
+        metadata: UnsafeMutableRawPointer? = nil
     ) {
+        self.metadata = metadata
         self.client = client
         self.command = command
         self.worker = worker

@@ -119,6 +119,12 @@ extension Simulation {
             world.submit(Request(.flush, core: core.id), core)
         case .flushing:
             guard world.shared.dropLines(core: core.id) else { return }
+            core.removal = .committing(world.shared.requestCommit())
+            world.inboxes[0].append(.setReleased(Engine.journalSet))
+        case .committing(let commit):
+            // What the journal says of its lines must not meet another core of this id.
+            guard let isWell = world.shared.commitOutcome(commit) else { return }
+            if !isWell { world.fail("the commit of a removal failed") }
             world.shared.removeCore(core.id)
             world.checkCoreContents(core)
             world.addToCache(core)

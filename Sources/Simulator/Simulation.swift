@@ -26,6 +26,7 @@ package final class Simulation {
         workers = (0..<world.scenario.workerCount).map { SimulatedWorker(world: world, index: $0) }
     }
 
+    package var powerCuts: Int { world.powerCuts }
     package var eventCount: UInt64 { world.eventCount }
 
     /// Runs to the end; the first rule that does not hold is thrown.
@@ -34,6 +35,10 @@ package final class Simulation {
         var idleSteps = 0
         while made < world.scenario.requestCount {
             step()
+            if cutIsDue { cutPower() }
+            if let event = world.scenario.crashAt, crashes == 0, world.eventCount >= event {
+                crash()
+            }
             try playAbsence()
             idleSteps = made == before ? idleSteps + 1 : 0
             before = made
@@ -59,10 +64,42 @@ package final class Simulation {
         if made % 64 == 0 { world.pruneHistories() }
     }
 
+    /// What the product's adoption thread does.
+    private func adoptSome() {
+        let set = UInt32(world.random.below(world.scenario.setCount))
+        if world.random.chance(5) { world.shared.adopt(sets: set..<set + 1) }
+        if world.random.chance(1) { world.shared.finishAdoption() }
+    }
+
+    private var cutIsDue: Bool {
+        let scenario = world.scenario
+        if let event = scenario.powerCutAt, world.powerCuts == 0 {
+            return world.eventCount >= event
+        }
+        guard scenario.powerCutsPer100000 > 0 else { return false }
+        return world.random.below(100_000) < scenario.powerCutsPer100000
+    }
+
+    /// The machine loses power, comes back, and the cache is loaded.
+    private func cutPower() {
+        workers = []
+        world.cutPower()
+        world.recover()
+        for core in world.cores { core.isPaused = core.isAbsent }
+        removing = nil
+        flushing = []
+        modeChange = nil
+        if let core = absent { world.shared.setHasDevice(core.id, false) }
+        world.shared.mode = [.writeBack, .writeThrough, .passThrough][world.random.below(3)]
+        startWorkers()
+    }
+
     /// Lets one thing happen: a device acts, or a worker takes a turn.
     private func progress() {
         _ = world.tick()
         if !world.transfers.isEmpty, world.random.chance(60) { world.stepTransfer() }
+        if world.random.chance(1) { world.writeBackSome(world.cacheDevice, percent: 20) }
+        if !world.shared.isAdopted { adoptSome() }
         let worker = world.random.below(workers.count)
         workers[worker].turn()
         if world.random.chance(2) { world.shared.checkInvariants(quiescent: false) }
@@ -72,10 +109,12 @@ package final class Simulation {
     private var stall: String {
         let workers = self.workers.map { "runnable \($0.isRunnable) quiescent \($0.isQuiescent)" }
         return "\(world.underWay.count) under way, \(world.transfers.count) transfers, "
-            + "removing \(removing?.id ?? .max) flushing \(flushing), \(workers)"
+            + "removing \(removing?.id ?? .max) flushing \(flushing), \(workers), "
+            + "journal: \(world.shared.journalText)"
     }
 
     func drain() throws(Violation) {
+        world.shared.finishAdoption()
         var idle = 0
         var turns = 0
         while idle < 3 {
@@ -87,7 +126,7 @@ package final class Simulation {
             }
             idle = quiet && world.underWay.isEmpty ? idle + 1 : 0
             turns += 1
-            if turns > 500_000 { world.fail("requests never end: \(world.underWay.count) left") }
+            if turns > 500_000 { world.fail("requests never end: \(stall)") }
             if let violation = world.violation { throw violation }
             finishRemoval()
             continueModeChange()
@@ -118,11 +157,16 @@ package final class Simulation {
 /// A worker: the product's turn loop over the simulated backend.
 final class SimulatedWorker {
     private var loop: TurnLoop<SimulatedBackend>
+    private let clients: SlotClients
 
     init(world: World, index: Int) {
-        let engine = Engine(shared: world.shared, worker: index, limits: world.scenario.limits)
+        clients = SlotClients()
+        let engine = Engine(
+            shared: world.shared, worker: index, limits: world.scenario.limits,
+            dataChecksum: world.scenario.hasChecksums ? clients.dataChecksum : nil)
         loop = TurnLoop(
-            engine: engine, backend: SimulatedBackend(world: world, worker: index), eventMax: 8)
+            engine: engine,
+            backend: SimulatedBackend(world: world, worker: index, clients: clients), eventMax: 8)
     }
 
     func turn() {

@@ -81,18 +81,32 @@ extension World {
         }
         switch client.request.operation {
         case .read:
-            if result == 0 { checkRead(client, at: now) }
+            guard result == 0 else { break }
+            readsJudged += 1
+            checkRead(client, at: now)
         case .write:
+            writesAnswered += 1
             for sector in client.sectors {
                 client.core.history[sector].writeEnded(client.stamp, at: now, certain: result == 0)
+                if result == 0, isDurable(client) {
+                    client.core.history[sector].madeDurable(client.stamp)
+                }
             }
         case .discard:
             for sector in client.sectors {
                 client.core.history[sector].writeEnded(0, at: now, certain: false)
             }
         case .flush:
-            if result == 0 { checkDurable(client.core, before: client.begun) }
+            guard result == 0 else { break }
+            for sector in client.core.history.indices {
+                client.core.history[sector].flushed(before: client.begun)
+            }
+            checkDurable(client.core, before: client.begun)
         }
+    }
+
+    private func isDurable(_ client: ClientRequest) -> Bool {
+        client.request.forceUnitAccess || scenario.durability == .write
     }
 
     /// Rule 2: what was acknowledged before a FLUSH began would survive a power cut now.
@@ -127,7 +141,7 @@ extension World {
     }
 
     /// Fails, with what happened to the sector lately.
-    private func fail(_ core: SimulatedCore, _ sector: Int, _ text: String) {
+    func fail(_ core: SimulatedCore, _ sector: Int, _ text: String) {
         let history = "may be: \(core.history[sector].text)"
         let events = trace?.lines(core: core.id, sector: sector) ?? []
         fail(

@@ -70,8 +70,11 @@ extension World {
     fileprivate func attachAgain() {
         let mode = shared.mode
         shared.deallocate()
-        shared = SharedCache(geometry: geometry, pages: pages, workerCount: scenario.workerCount)
+        shared = SharedCache(
+            geometry: geometry, pages: pages, workerCount: scenario.workerCount,
+            journal: .goingOn(journalMemory))
         shared.mode = mode
+        shared.durability = scenario.durability
         for core in cores where core.isAttached {
             addToCache(core)
             shared.keepCounters(core: core.id, blockCount: 0)

@@ -31,7 +31,11 @@ extension World {
         let command = transfer.command
         guard command.byteCount > 0 else { return }
         let end = command.deviceOffset + UInt64(command.byteCount)
-        if command.kind == .readCache || command.kind == .writeCache {
+        if command.buffer.isMetadata {
+            if command.deviceOffset < Geometry.journalOffset || end > geometry.dataOffset {
+                fail("a metadata transfer outside the metadata")
+            }
+        } else if command.kind == .readCache || command.kind == .writeCache {
             if command.deviceOffset < geometry.dataOffset || end > geometry.requiredBytes {
                 fail("a cache transfer outside the data area")
             }
@@ -78,6 +82,10 @@ extension World {
             "\(eventCount) worker \(transfer.worker) \(command.kind) \(what)"
             + " device \(command.deviceOffset / 512)+\(command.byteCount / 512)"
             + " buffer \(command.buffer.rawValue)@\(command.bufferOffset / 512)"
+        if transfer.metadata != nil || command.kind == .flushCache {
+            trace.noteForAll(text)
+            return
+        }
         var sectors = 0..<Int.max
         if command.kind == .readCore || command.kind == .writeCore {
             let start = Int(command.deviceOffset / 512)
@@ -99,6 +107,11 @@ extension World {
             switch command.kind {
             case .readCache, .readCore:
                 transfer.buffer?.stamps[bufferStart + sector] = device.read(deviceStart + sector)
+            case .writeCache where transfer.metadata != nil:
+                guard let metadata = transfer.metadata else { continue }
+                device.write(
+                    metadata: deviceStart + sector, metadata + sector * 512,
+                    durably: command.forceUnitAccess)
             case .writeCache, .writeCore:
                 guard let stamp = transfer.buffer?.stamps[bufferStart + sector] else { continue }
                 if stamp == .max { fail("a write of bytes nobody put into its buffer") }

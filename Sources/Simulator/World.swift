@@ -10,6 +10,9 @@ final class World {
     let geometry: Geometry
     var shared: SharedCache
     let pages: UnsafeMutableRawPointer
+    let journalMemory: UnsafeMutableRawPointer
+    /// Names the journal blocks since the last start.
+    private(set) var session: UInt64 = 1
     let cacheDevice: SimulatedDevice
     var cores: [SimulatedCore]
     var transfers: [SimulatedTransfer] = []
@@ -25,6 +28,10 @@ final class World {
     /// Workers that have not yet reported the end of their write-back writes.
     var settling: Set<Int> = []
     var violation: Violation?
+    var powerCuts = 0
+    var readsJudged = 0
+    var writesAnswered = 0
+    var recoveredRecords: UInt64 = 0
     /// What happened lately, for the message of a failing seed; kept only when asked for.
     let trace: EventTrace?
     let cleaningBuffers: [[SimulatedBuffer]]
@@ -36,16 +43,21 @@ final class World {
         guard
             let geometry = Geometry(
                 lineBytes: scenario.lineBytes, setCount: UInt64(scenario.setCount),
-                journalBlockCount: 1)
+                journalBlockCount: UInt64(scenario.journalBlocks))
         else { preconditionFailure("a scenario with an impossible geometry") }
         self.geometry = geometry
         let pageBytes = scenario.setCount * SetPageLayout.byteCount
         pages = .allocate(byteCount: pageBytes, alignment: 4096)
         pages.initializeMemory(as: UInt8.self, repeating: 0, count: pageBytes)
-        shared = SharedCache(geometry: geometry, pages: pages, workerCount: scenario.workerCount)
+        journalMemory = .allocate(byteCount: Journal.byteCount, alignment: 4096)
+        shared = SharedCache(
+            geometry: geometry, pages: pages, workerCount: scenario.workerCount,
+            journal: .anew(journalMemory, session: 1))
         shared.mode = scenario.mode
+        shared.durability = scenario.durability
         cacheDevice = SimulatedDevice(
-            name: "cache", sectorCount: Int(geometry.requiredBytes / 512))
+            name: "cache", sectorCount: Int(geometry.requiredBytes / 512),
+            metadataSectors: Int(geometry.dataOffset / 512))
         cores = (0..<scenario.coreCount).map {
             SimulatedCore(id: UInt16($0), sectorCount: scenario.coreSectors)
         }
@@ -57,12 +69,24 @@ final class World {
                 SimulatedBuffer(sectorCount: limits.cleaningBatchBytes / 512)
             }
         }
+        format()
         for core in cores { addToCache(core) }
+    }
+
+    /// The cache begins again with the pages in memory, its journal anew.
+    func restart() {
+        shared.deallocate()
+        session += 1
+        shared = SharedCache(
+            geometry: geometry, pages: pages, workerCount: scenario.workerCount,
+            journal: .anew(journalMemory, session: session))
+        for core in cores where core.isAttached { addToCache(core) }
     }
 
     deinit {
         shared.deallocate()
         pages.deallocate()
+        journalMemory.deallocate()
     }
 
     func addToCache(_ core: SimulatedCore) {
@@ -107,6 +131,7 @@ final class SimulatedCore {
 /// How far the removal of a core is, once it gets no more requests.
 enum RemovalStep {
     case cleaning, waitingForCleaning, flushing
+    case committing(UInt64)
 }
 
 /// A request as its user sees it.

@@ -10,6 +10,7 @@ struct QueueServer<Backend: Target>: ~Copyable {
 
     private struct TagState {
         var step = Step.done(0)
+        var request = IODescriptor(operationAndFlags: 0, sectorCount: 0, startSector: 0)
         var byteCount: UInt32 = 0
         var done: UInt32 = 0
         var isWrite = false
@@ -147,6 +148,7 @@ extension QueueServer {
         let request = queue.descriptor(tag: tag)
         var state = TagState()
         state.step = backend.step(request)
+        state.request = request
         state.isRead = request.operation == .read
         state.isWrite = request.operation == .write
         state.byteCount = state.isRead || state.isWrite ? request.sectorCount * 512 : 0
@@ -166,6 +168,9 @@ extension QueueServer {
         switch state.step {
         case .done(let result):
             finish(tag, result)
+            return
+        case .inMemory:
+            serveInMemory(tag)
             return
         case .read(let offset):
             isQueued = ring.prepareRead(
@@ -187,6 +192,13 @@ extension QueueServer {
                 file: file, offset: offset, byteCount: byteCount, userData: data)
         }
         if !isQueued { backlog.append(tag) }
+    }
+
+    private mutating func serveInMemory(_ tag: UInt16) {
+        let state = tags[Int(tag)]
+        let data = UnsafeMutableRawBufferPointer(start: buffer(tag), count: Int(state.byteCount))
+        let result = backend.serve(state.request, data)
+        if result == 0 { transferred(tag) } else { finish(tag, result) }
     }
 
     private mutating func fileStepEnded(_ tag: UInt16, _ result: Int32) {

@@ -1,17 +1,29 @@
 /// What stands behind a plain device: turns each request into one step.
 ///
-/// Called on queue threads, several at a time; it answers from immutable data.
+/// Called on queue threads, several at a time. `step` answers from immutable data; a target that
+/// keeps something guards it itself.
 public protocol Target: Sendable {
     var parameters: DeviceParameters { get }
     /// An open file the server reads and writes for `Step.read` and the like; nil if none is used.
     var descriptor: Int32? { get }
     func step(_ request: IODescriptor) -> Step
+    /// Does what `Step.inMemory` stands for: takes a write's data, or gives a read's. `data` is as
+    /// long as the request. 0 or -errno.
+    func serve(_ request: IODescriptor, _ data: UnsafeMutableRawBufferPointer) -> Int32
+}
+
+extension Target {
+    public func serve(_ request: IODescriptor, _ data: UnsafeMutableRawBufferPointer) -> Int32 {
+        -95  // EOPNOTSUPP
+    }
 }
 
 /// What a request needs.
 public enum Step: Equatable, Sendable {
     /// Nothing more: 0 or -errno (for reads and writes the server adds the length).
     case done(Int32)
+    /// `Target.serve` does it, on the queue's thread, which waits for it.
+    case inMemory
     /// Bytes of the target's file.
     case read(offset: UInt64)
     case write(offset: UInt64, durable: Bool)

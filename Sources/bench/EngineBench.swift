@@ -61,7 +61,7 @@ final class EngineLoad: @unchecked Sendable {
         let sets = max(2, lines / SetPageLayout.ways)
         guard
             let geometry = Geometry(
-                lineBytes: 4096, setCount: UInt64(sets), journalBlockCount: 1)
+                lineBytes: 4096, setCount: UInt64(sets), journalBlockCount: 4096)
         else { preconditionFailure("impossible geometry") }
         self.geometry = geometry
         let bytes = sets * SetPageLayout.byteCount

@@ -28,6 +28,12 @@ struct ServerOptions: ParsableArguments {
     @Option(name: [.customShort("x"), .long], help: "Cache line size in KiB: 4.")
     var cacheLineSize: UInt32?
 
+    @Option(help: "When a write may be answered: flush (default) or write.")
+    var durability: String?
+
+    @Flag(help: "With --load: start without metadata that cannot be read.")
+    var forcePartial = false
+
     @Flag(name: [.customShort("l"), .long], help: "Load the cache that is on the device.")
     var load = false
 
@@ -46,9 +52,15 @@ struct ServerOptions: ParsableArguments {
             mode = CacheMode(rawValue: cacheMode)
             if mode == nil { throw ValidationError("Unknown cache mode '\(cacheMode)'.") }
         }
+        var promise: Durability?
+        if let durability {
+            promise = Durability(rawValue: durability)
+            if promise == nil { throw ValidationError("Unknown durability '\(durability)'.") }
+        }
         return StartOptions(
             cacheDevice: cacheDevice, cacheID: cacheId, mode: mode, lineKiB: cacheLineSize,
-            load: load, force: force, resume: resume)
+            durability: promise, load: load, force: force, forcePartial: forcePartial,
+            resume: resume)
     }
 }
 

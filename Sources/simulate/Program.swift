@@ -18,33 +18,88 @@ struct Simulate: ParsableCommand {
     @Option(help: "Run for this many minutes.")
     var minutes: Double?
 
+    @Flag(
+        help: """
+            Play short scenarios, each one over and over: with a power cut, and with a death of \
+            the process, at every one of its events.
+            """)
+    var everyEvent = false
+
+    @Option(help: "Replay: with --every-event, the power cut at this event alone.")
+    var cutAt: UInt64?
+
+    @Option(help: "Replay: with --every-event, the death of the process at this event alone.")
+    var crashAt: UInt64?
+
     func run() throws {
         let clock = ContinuousClock()
         let start = clock.now
         let first = seed ?? from
         print("first seed \(first)")
-        var number: UInt64 = 0
-        var events: UInt64 = 0
-        var crashes = 0
-        while seed == nil ? goesOn(number, clock.now - start) : number < 1 {
-            let simulation = Simulation(
-                Scenario(seed: first &+ number), traced: seed != nil)
-            do {
-                try simulation.run()
-            } catch {
-                print("VIOLATION \(error)")
-                print("replay: simulate --seed \(first &+ number)")
-                throw ExitCode(1)
+        var totals = Totals()
+        while seed == nil ? goesOn(totals.seeds, clock.now - start) : totals.seeds < 1 {
+            let seed = first &+ totals.seeds
+            totals.seeds += 1
+            if everyEvent {
+                try playEveryEvent(seed, &totals)
+            } else {
+                try play(Scenario(seed: seed), &totals, replay: "--seed \(seed)")
             }
-            events += simulation.eventCount
-            crashes += simulation.crashes
-            number += 1
         }
-        print("\(number) seeds, \(events) events, \(crashes) process crashes, 0 violations")
+        print(totals.text)
     }
 
     private func goesOn(_ number: UInt64, _ elapsed: Duration) -> Bool {
         if let minutes { return elapsed < .seconds(minutes * 60) }
         return number < count
+    }
+
+    private func playEveryEvent(_ seed: UInt64, _ totals: inout Totals) throws {
+        var scenario = Scenario.short(seed: seed)
+        scenario.powerCutAt = cutAt
+        scenario.crashAt = crashAt
+        let eventCount = try play(scenario, &totals, replay: "--every-event --seed \(seed)")
+        guard cutAt == nil, crashAt == nil else { return }
+        for event in 1...eventCount {
+            scenario.powerCutAt = event
+            scenario.crashAt = nil
+            try play(
+                scenario, &totals, replay: "--every-event --seed \(seed) --cut-at \(event)")
+            scenario.powerCutAt = nil
+            scenario.crashAt = event
+            try play(
+                scenario, &totals, replay: "--every-event --seed \(seed) --crash-at \(event)")
+        }
+    }
+
+    /// Returns how many events there were.
+    @discardableResult
+    private func play(
+        _ scenario: Scenario, _ totals: inout Totals, replay: String
+    ) throws -> UInt64 {
+        let simulation = Simulation(scenario, traced: seed != nil)
+        do {
+            try simulation.run()
+        } catch {
+            print("VIOLATION \(error)")
+            print("replay: simulate \(replay)")
+            throw ExitCode(1)
+        }
+        totals.events += simulation.eventCount
+        totals.crashes += simulation.crashes
+        totals.powerCuts += simulation.powerCuts
+        return simulation.eventCount
+    }
+}
+
+private struct Totals {
+    var seeds: UInt64 = 0
+    var events: UInt64 = 0
+    var crashes = 0
+    var powerCuts = 0
+
+    var text: String {
+        "\(seeds) seeds, \(events) events, \(crashes) process crashes, \(powerCuts) power cuts, "
+            + "0 violations"
     }
 }

@@ -5,7 +5,7 @@ import Ublk
 
 /// What a device is made from; the same words on the command line and for its server.
 struct DeviceOptions: ParsableArguments {
-    @Option(name: [.customShort("t"), .customLong("type")], help: "null or loop.")
+    @Option(name: [.customShort("t"), .customLong("type")], help: "null, loop or volatile.")
     var type: String
 
     @Option(
@@ -18,7 +18,9 @@ struct DeviceOptions: ParsableArguments {
     @Option(name: [.customShort("d"), .customLong("depth")], help: "Requests a queue.")
     var depth: UInt16 = 128
 
-    @Option(name: [.customShort("f"), .customLong("file")], help: "loop: file or block device.")
+    @Option(
+        name: [.customShort("f"), .customLong("file")],
+        help: "loop, volatile: file or block device.")
     var file: String?
 
     @Option(name: .customLong("max_io_buf_bytes"), help: "Longest request.")
@@ -37,10 +39,13 @@ struct DeviceOptions: ParsableArguments {
     @Option(name: [.customShort("e"), .customLong("user_recovery_fail_io")], help: "0 or 1.")
     var failIO = 0
 
+    @OptionGroup(title: "Volatile: a disk for tests, which loses what was not flushed")
+    var volatile: VolatileOptions
+
     @Flag(help: "Serve in this process.")
     var foreground = false
 
-    @Argument(help: "loop: the file, as an alternative to -f.")
+    @Argument(help: "The file, as an alternative to -f.")
     var files: [String] = []
 
     @Option(help: .hidden)
@@ -63,10 +68,14 @@ struct DeviceOptions: ParsableArguments {
     }
 
     mutating func validate() throws {
-        guard type == "null" || type == "loop" else {
-            throw ValidationError("Unknown target type '\(type)'; null and loop are there.")
+        guard ["null", "loop", "volatile"].contains(type) else {
+            throw ValidationError(
+                "Unknown target type '\(type)'; null, loop and volatile are there.")
         }
-        if type == "loop", path == nil { throw ValidationError("loop needs a file: -f FILE.") }
+        if type != "null", path == nil { throw ValidationError("\(type) needs a file: -f FILE.") }
+        if type == "volatile", features.contains(.userRecovery) {
+            throw ValidationError("A volatile disk cannot be recovered: its memory is gone.")
+        }
         guard (1...4096).contains(depth) else { throw ValidationError("Depth is 1 to 4096.") }
         guard queues >= 1 else { throw ValidationError("At least one queue.") }
         guard requestBytesMax >= 4096, requestBytesMax <= 32 << 20,
@@ -92,6 +101,7 @@ struct DeviceOptions: ParsableArguments {
         words += ["--max_io_buf_bytes", "\(requestBytesMax)"]
         if let path { words += ["-f", absolute(path)] }
         if userCopy { words.append("-u") }
+        if type == "volatile" { words += volatile.arguments() }
         if recovers { words.append("--recovers") }
         return words
     }
@@ -100,6 +110,45 @@ struct DeviceOptions: ParsableArguments {
         guard let full = realpath(path, nil) else { return path }
         defer { free(full) }
         return String(cString: full)
+    }
+}
+
+/// How a volatile disk behaves.
+struct VolatileOptions: ParsableArguments {
+    @Option(help: "Decides what reaches the file without being flushed.")
+    var seed: UInt64 = 0
+
+    @Option(
+        help: "Of a hundred writes, how many are followed by writing back random sectors, 0 to 100."
+    )
+    var writeBack = 5
+
+    @Option(help: "MiB kept in memory, 1 to 1024; beyond, the oldest sectors are written back.")
+    var memory = 64
+
+    @Option(help: "Answer every so many FLUSHes without doing them, to see a loss; 0: none.")
+    var lieAboutFlush: UInt64 = 0
+
+    mutating func validate() throws {
+        guard (0...100).contains(writeBack) else {
+            throw ValidationError("Writing back is 0 to 100 of a hundred.")
+        }
+        guard (1...1024).contains(memory) else {
+            throw ValidationError("A volatile disk's memory is 1 to 1024 MiB.")
+        }
+    }
+
+    var behaviour: VolatileTarget.Behaviour {
+        VolatileTarget.Behaviour(
+            seed: seed, writeBackPercent: writeBack, sectorLimit: memory << 11,
+            lieInterval: lieAboutFlush)
+    }
+
+    func arguments() -> [String] {
+        [
+            "--seed", "\(seed)", "--write-back", "\(writeBack)", "--memory", "\(memory)",
+            "--lie-about-flush", "\(lieAboutFlush)",
+        ]
     }
 }
 

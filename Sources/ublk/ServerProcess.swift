@@ -14,10 +14,17 @@ struct ServerProcess {
             let control = try openControl()
             let refusals = ServerHygiene.apply()
             if options.readyFd == nil { refusals.forEach(complain) }
-            if options.type == "null" {
+            switch options.type {
+            case "null":
                 try serve(control, NullTarget(maxSectors: options.requestBytesMax / 512))
-            } else {
-                try serve(control, try openFile())
+            case "volatile": try serve(control, try volatileDisk(try openFile()))
+            default:
+                let file = try openFile()
+                try serve(
+                    control,
+                    FileTarget(
+                        descriptor: file.descriptor, isBlockDevice: file.isBlockDevice,
+                        parameters: file.parameters))
             }
         } catch {
             report("\(error)")
@@ -57,8 +64,24 @@ struct ServerProcess {
         close(descriptor)
     }
 
-    private func openFile() throws -> FileTarget {
-        guard let path = options.path else { throw Failure("loop needs a file") }
+    private func volatileDisk(_ file: BackingFile) throws -> VolatileTarget {
+        guard file.parameters.logicalBlockBytes == 512 else {
+            throw Failure("\(options.path ?? "") has no sectors of 512 bytes: a volatile disk does")
+        }
+        return VolatileTarget(
+            descriptor: file.descriptor, parameters: file.parameters,
+            behaviour: options.volatile.behaviour)
+    }
+
+    /// What a target is made over.
+    private struct BackingFile {
+        let descriptor: Int32
+        let isBlockDevice: Bool
+        let parameters: DeviceParameters
+    }
+
+    private func openFile() throws -> BackingFile {
+        guard let path = options.path else { throw Failure("\(options.type) needs a file") }
         var status = stat()
         guard stat(path, &status) == 0 else { throw Failure("\(path): \(reason(errno))") }
         let isBlockDevice = status.st_mode & S_IFMT == S_IFBLK
@@ -85,7 +108,8 @@ struct ServerProcess {
             maxSectors: UInt32(clamping: min(parameters.sectorCount, 1 << 30)))
         parameters.discard?.maxWriteZeroesSectors = UInt32(
             clamping: min(parameters.sectorCount, 1 << 30))
-        return FileTarget(descriptor: opened, isBlockDevice: isBlockDevice, parameters: parameters)
+        return BackingFile(
+            descriptor: opened, isBlockDevice: isBlockDevice, parameters: parameters)
     }
 
     private func reason(_ code: Int32) -> String { String(cString: strerror(code)) }

@@ -8,31 +8,50 @@ import Testing
 ///
 /// A sector's content is a number. Commands are told as short texts: `writeCache w3:0+8 b16` moves
 /// 8 sectors from sector 16 of the request's buffer to sector 0 of way 3; `readCore 24+8 c0` from
-/// sector 24 of the core to the start of a cleaning buffer.
+/// sector 24 of the core to the start of a cleaning buffer; `journal 5` writes journal block 5, and
+/// `page s2` the page of set 2.
 final class Bench {
     let geometry: Geometry
     let shared: SharedCache
     let pages: UnsafeMutableRawPointer
     var cacheDevice: [Int]
+    /// Journal blocks and set pages as the device has them, by offset.
+    var metadata: [UInt64: [UInt8]] = [:]
+    /// Sees the commands for the cache device come and go.
+    var watch: JournalWatch?
     var coreDevices: [UInt16: [Int]] = [:]
     private var workers: [BenchWorker] = []
 
+    static let epoch: UInt64 = 77
+
     init(
         _ mode: EngineMode, setCount: UInt64 = 1, lineBytes: UInt32 = 4096, workerCount: Int = 1,
-        canDiscard: Bool = true, limits: EngineLimits = EngineLimits()
+        canDiscard: Bool = true, limits: EngineLimits = EngineLimits(),
+        journalBlockCount: UInt64 = 64, hasChecksums: Bool = true
     ) throws {
         let geometry = try #require(
-            Geometry(lineBytes: lineBytes, setCount: setCount, journalBlockCount: 1))
+            Geometry(
+                lineBytes: lineBytes, setCount: setCount, journalBlockCount: journalBlockCount))
         self.geometry = geometry
         let byteCount = Int(setCount) * SetPageLayout.byteCount
         pages = .allocate(byteCount: byteCount, alignment: 4096)
         pages.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount)
+        for set in 0..<setCount {
+            let page = SetPageView(base: pages + Int(set) * SetPageLayout.byteCount)
+            page.makeEmpty(set: set, epoch: Self.epoch)
+            page.seal(sequence: 1)
+        }
         shared = SharedCache(geometry: geometry, pages: pages, workerCount: workerCount)
         shared.mode = mode
         cacheDevice = [Int](repeating: -1, count: Int(geometry.requiredBytes / 512))
         addCore(1, canDiscard: canDiscard)
         workers = (0..<workerCount).map {
-            BenchWorker(engine: Engine(shared: shared, worker: $0, limits: limits))
+            let buffers = BenchBuffers()
+            return BenchWorker(
+                engine: Engine(
+                    shared: shared, worker: $0, limits: limits,
+                    dataChecksum: hasChecksums ? buffers.checksum : nil),
+                buffers: buffers)
         }
     }
 
@@ -58,16 +77,44 @@ final class BenchWorker {
     var engine: Engine
     /// Taken and not carried out.
     var open: [Command] = []
+    private let memory: BenchBuffers
     /// By request slot, or cleaning buffer.
-    var buffers: [BufferName.Key: [Int]] = [:]
+    var buffers: [UInt32: [Int]] {
+        get { memory.content }
+        set { memory.content = newValue }
+    }
     /// By request slot; the content is the buffer's at the answer.
     var answers: [UInt32: (result: Int32, content: [Int])] = [:]
 
-    init(engine: consuming Engine) { self.engine = engine }
+    init(engine: consuming Engine, buffers: BenchBuffers) {
+        self.engine = engine
+        memory = buffers
+    }
 }
 
-extension BufferName {
-    typealias Key = UInt32
+/// The buffers of one worker, where its engine's checksums find them.
+final class BenchBuffers {
+    var content: [UInt32: [Int]] = [:]
+
+    var checksum: DataChecksum {
+        DataChecksum(
+            context: Unmanaged.passUnretained(self).toOpaque(), function: checksumOfBuffer)
+    }
+
+    /// Of sectors by their contents.
+    static func checksum(_ sectors: ArraySlice<Int>, _ seed: UInt32 = 0) -> UInt32 {
+        sectors.withUnsafeBytes { CacheFormat.checksum($0, continuing: seed) }
+    }
+}
+
+private func checksumOfBuffer(
+    _ context: UnsafeMutableRawPointer, _ slot: UInt32, _ offset: UInt32, _ byteCount: UInt32,
+    _ seed: UInt32
+) -> UInt32 {
+    let buffers = Unmanaged<BenchBuffers>.fromOpaque(context).takeUnretainedValue()
+    guard let content = buffers.content[slot] else { return 0 }
+    let first = Int(offset / 512)
+    return BenchBuffers.checksum(content[first..<first + Int(byteCount / 512)], seed)
 }
 
 // MARK: - Requests
@@ -147,7 +194,9 @@ extension Bench {
             if !command.keepsBuffer { worker.buffers[command.slot] = nil }
         case .releaseSlot: worker.buffers[command.slot] = nil
         case .wakeWorker, .flushEnded, .writesSettled: break
-        default: worker.open.append(command)
+        default:
+            worker.open.append(command)
+            watch?.began(command, self)
         }
     }
 
@@ -162,6 +211,7 @@ extension Bench {
         }
         let command = worker.open.remove(at: place)
         if error == nil { carryOut(command, worker) }
+        watch?.ended(command, self, isWell: error == nil)
         return complete(command.token, error ?? Int32(command.byteCount), worker)
             + take(worker: index)
     }
@@ -209,6 +259,10 @@ extension Bench {
         let device = Int(command.deviceOffset / 512)
         let buffer = Int(command.bufferOffset / 512)
         let key = command.buffer.rawValue
+        if command.buffer.isMetadata {
+            metadata[command.deviceOffset] = metadataBytes(command)
+            return
+        }
         if command.kind == .discardCore {
             for sector in device..<device + Int(command.discardByteCount / 512) {
                 coreDevices[command.core]?[sector] = 0
@@ -242,6 +296,7 @@ extension Bench {
         let isCleaning = command.buffer.isCleaning
         let buffer = (isCleaning ? "c" : "b") + String(command.bufferOffset / 512)
         let durably = command.forceUnitAccess ? " FUA" : ""
+        if command.buffer.isMetadata { return metadataText(command) + durably }
         switch command.kind {
         case .readCache, .writeCache:
             let place = command.deviceOffset - geometry.dataOffset
@@ -255,14 +310,74 @@ extension Bench {
         case .discardCore:
             return "discardCore\(core) \(command.deviceOffset / 512)"
                 + "+\(command.discardByteCount / 512)"
-        case .flushCore, .flushCache: return "\(command.kind)\(core)"
+        case .flushCore: return "flushCore\(core)"
+        case .flushCache: return "flushCache"
         case .answer: return "answer \(command.result)" + (command.keepsBuffer ? " keeps" : "")
         case .releaseSlot: return "releaseSlot"
-        case .wakeWorker: return "wakeWorker \(command.slot) set \(command.deviceOffset)"
+        case .wakeWorker:
+            let isJournal = command.deviceOffset == UInt64(Engine.journalSet)
+            let what = isJournal ? "journal" : "set \(command.deviceOffset)"
+            return "wakeWorker \(command.slot) \(what)"
         case .flushEnded: return "flushEnded\(core) \(command.result)"
         case .writesSettled: return "writesSettled"
         }
     }
+}
+
+// MARK: - Metadata
+
+extension Bench {
+    private func metadataBytes(_ command: Command) -> [UInt8] {
+        let base = shared.journal.address(metadata: command.buffer.index)
+        return Array(UnsafeRawBufferPointer(start: base, count: Int(command.byteCount)))
+    }
+
+    private func metadataText(_ command: Command) -> String {
+        guard command.deviceOffset >= geometry.setPagesOffset else {
+            let base = shared.journal.address(metadata: command.buffer.index)
+            return "journal \(JournalBlockView(base: base).sequence)"
+        }
+        let page = (command.deviceOffset - geometry.setPagesOffset) / 4096
+        return "page s\(page % geometry.setCount)"
+    }
+}
+
+extension Bench {
+    /// The records of a journal block that was written.
+    func records(_ block: UInt64) -> [JournalRecord] {
+        withJournal(block) { view in
+            (0..<view.recordCount).compactMap {
+                view.record(at: $0, setCount: geometry.setCount)
+            }
+        } ?? []
+    }
+
+    /// What a journal block tells of others, if it was written.
+    func facts(_ block: UInt64) -> JournalFacts? {
+        withJournal(block) {
+            JournalFacts(
+                tail: $0.tail, trustedThrough: $0.trustedThrough,
+                durableThrough: $0.durableThrough)
+        }
+    }
+
+    private func withJournal<Result>(
+        _ block: UInt64, _ body: (JournalBlockView) -> Result
+    ) -> Result? {
+        guard var bytes = metadata[geometry.journalOffset(sequence: block)] else { return nil }
+        return bytes.withUnsafeMutableBytes { memory -> Result? in
+            guard let base = memory.baseAddress else { return nil }
+            let view = JournalBlockView(base: base)
+            guard view.validate() == .whole(session: 1, sequence: block) else { return nil }
+            return body(view)
+        }
+    }
+}
+
+struct JournalFacts: Equatable {
+    var tail: UInt64
+    var trustedThrough: UInt64
+    var durableThrough: UInt64
 }
 
 // MARK: - What is in the cache
@@ -275,8 +390,13 @@ extension Bench {
             fingerprint: SetPageView.fingerprint(core: core, line: line))
     }
 
-    /// Nil if the line is absent.
+    /// What is valid and what is dirty; nil if the line is absent.
     func state(_ line: UInt64, core: UInt16 = 1) -> LineState? {
+        wholeState(line, core: core).map { LineState(valid: $0.valid, dirty: $0.dirty) }
+    }
+
+    /// With what the journal has recorded of it.
+    func wholeState(_ line: UInt64, core: UInt16 = 1) -> LineState? {
         guard let way = way(line, core: core) else { return nil }
         return shared.pageView(UInt32(geometry.set(ofCoreLine: line, coreOffset: 0))).state(way)
     }
@@ -285,12 +405,24 @@ extension Bench {
 
     /// Everything ended, nothing is held, and the set table is in order.
     func expectQuiet(sourceLocation: SourceLocation = #_sourceLocation) {
+        var allQuiet = true
         for worker in workers {
             #expect(worker.open.map(text) == [], sourceLocation: sourceLocation)
             let isQuiet = worker.engine.isQuiescent && !worker.engine.hasMoreToDo
             #expect(isQuiet, "something is under way", sourceLocation: sourceLocation)
+            allQuiet = allQuiet && isQuiet
         }
-        shared.checkInvariants(quiescent: true)
+        shared.checkInvariants(quiescent: allQuiet)
+        guard allQuiet else { return }
+        let reserved = shared.journal.locked { shared.journal.state.pointee.reserved }
+        #expect(reserved == 0, "reserved for nothing", sourceLocation: sourceLocation)
+        for set in 0..<UInt32(geometry.setCount) {
+            let page = shared.pageView(set)
+            let unrecorded = (0..<SetPageLayout.ways).filter {
+                page.state($0).dirty != page.state($0).recorded
+            }
+            #expect(unrecorded == [], "not recorded", sourceLocation: sourceLocation)
+        }
     }
 
     /// Fills the set with lines 1000 and up, each clean; every sector holds its line's number.

@@ -119,11 +119,18 @@ import Testing
         bench.expectQuiet()
     }
 
-    @Test func forceUnitAccessReachesTheCache() throws {
+    /// Nothing but the data is to be made durable: no commit is needed.
+    @Test func forceUnitAccessReachesTheCacheOfALineThatIsCommitted() throws {
         let bench = try Self.bench()
-        try bench.write(33, 2, 5, durable: true)
-        #expect(bench.take() == ["writeCache w0:1+2 b0 FUA"])
+        try bench.write(32, 8, 4, durable: true)
         bench.finishAll()
+        try bench.write(33, 2, 5, durable: true)
+        #expect(bench.take() == ["journal 2 FUA"])
+        #expect(bench.finish("journal") == ["writeCache w0:1+2 b0 FUA"])
+        #expect(bench.finish("writeCache") == ["answer 0"])
+        try bench.write(33, 2, 6, durable: true)
+        #expect(bench.take() == ["writeCache w0:1+2 b0 FUA"])
+        #expect(bench.finish("writeCache") == ["answer 0"])
         bench.expectQuiet()
     }
 

@@ -50,11 +50,14 @@ import Testing
         bench.expectQuiet()
     }
 
-    @Test func forceUnitAccessReachesTheCache() throws {
+    /// The record of what became dirty must be durable, too.
+    @Test func aDurableWriteIsAnsweredAfterACommit() throws {
         let bench = try Bench(.writeBack)
         try bench.write(8, 8, 5, durable: true)
-        #expect(bench.take() == ["writeCache w0:0+8 b0 FUA"])
-        bench.finishAll()
+        #expect(bench.take() == ["writeCache w0:0+8 b0"])
+        #expect(bench.finish("writeCache") == ["journal 1"])
+        #expect(bench.finish("journal") == ["flushCache"])
+        #expect(bench.finish("flushCache") == ["answer 0"])
         bench.expectQuiet()
     }
 
@@ -145,7 +148,8 @@ import Testing
         bench.expectQuiet()
     }
 
-    @Test func aDirtyLineStaysDirtyUntilBothHaveTheData() throws {
+    /// The core's copy is not durable: only the cleaner makes clean.
+    @Test func aDirtyLineStaysDirtyAlthoughBothHaveTheData() throws {
         let bench = try Bench(.writeBack)
         try bench.write(8, 8, 1)
         bench.finishAll()
@@ -154,8 +158,20 @@ import Testing
         bench.take()
         bench.finish("writeCore")
         #expect(bench.state(1) == LineState(valid: 0xff, dirty: 0xff))
-        bench.finish("writeCache")
-        #expect(bench.state(1) == LineState(valid: 0xff, dirty: 0xf0))
+        #expect(bench.finish("writeCache") == ["answer 0"])
+        #expect(bench.state(1) == LineState(valid: 0xff, dirty: 0xff))
+        #expect(bench.core[8] == 2)
+        bench.expectQuiet()
+    }
+
+    @Test func ofAnOverwrittenLineTheCleanGranulesStayClean() throws {
+        let bench = try Bench(.writeBack)
+        try bench.write(8, 4, 1)
+        bench.finishAll()
+        bench.shared.mode = .writeThrough
+        try bench.write(10, 4, 2)
+        bench.finishAll()
+        #expect(bench.state(1) == LineState(valid: 0x3f, dirty: 0x0f))
         bench.expectQuiet()
     }
 
@@ -175,11 +191,14 @@ import Testing
         bench.expectQuiet()
     }
 
+    /// What the cache has becomes durable by a flush of it.
     @Test func forceUnitAccessReachesBoth() throws {
         let bench = try Bench(.writeThrough)
         try bench.write(8, 8, 5, durable: true)
-        #expect(bench.take() == ["writeCache w0:0+8 b0 FUA", "writeCore 8+8 b0 FUA"])
-        bench.finishAll()
+        #expect(bench.take() == ["writeCache w0:0+8 b0", "writeCore 8+8 b0 FUA"])
+        bench.finish("writeCore")
+        #expect(bench.finish("writeCache") == ["flushCache"])
+        #expect(bench.finish("flushCache") == ["answer 0"])
         bench.expectQuiet()
     }
 
@@ -206,6 +225,22 @@ import Testing
         bench.finish("writeCore", error: -5)
         #expect(bench.finish("writeCache") == ["answer -5"])
         #expect(bench.state(1) == LineState(valid: 0xff, dirty: 0xff))
+        bench.expectQuiet()
+    }
+
+    /// The cache decides what the line holds, and nobody knows what that is.
+    @Test(arguments: [EngineMode.writeThrough, .passThrough])
+    func aCacheThatFailsOverDirtyDataIsTheUsersFailure(mode: EngineMode) throws {
+        let bench = try Bench(.writeBack)
+        try bench.write(8, 8, 1)
+        bench.finishAll()
+        bench.shared.mode = mode
+        try bench.write(8, 8, 2)
+        bench.take()
+        bench.finish("writeCore")
+        #expect(bench.finish("writeCache", error: -28) == ["answer -28"])
+        #expect(bench.state(1) == LineState(valid: 0xff, dirty: 0xff))
+        #expect(bench.sum(.cacheWriteErrors) == 1)
         bench.expectQuiet()
     }
 
@@ -243,16 +278,36 @@ import Testing
         bench.expectQuiet()
     }
 
-    @Test func whatTheCacheHasIsDroppedWhenTheCoreHasTheNewData() throws {
-        let bench = try Bench(.writeBack)
+    @Test func whatTheCacheHasCleanIsDroppedBeforeTheCoreHasTheNewData() throws {
+        let bench = try Bench(.writeThrough)
         try bench.write(8, 8, 1)
         bench.finishAll()
         bench.shared.mode = .passThrough
         try bench.write(10, 2, 2)
-        bench.take()
-        #expect(bench.state(1) == LineState(valid: 0xff, dirty: 0xff))
+        #expect(bench.take() == ["writeCore 10+2 b0"])
+        #expect(bench.state(1) == LineState(valid: 0xf3, dirty: 0))
+        #expect(bench.finish("writeCore") == ["answer 0"])
+        #expect(bench.state(1) == LineState(valid: 0xf3, dirty: 0))
+        bench.expectQuiet()
+    }
+
+    /// The core's copy is not durable: the cache has to have it, too.
+    @Test func whatTheCacheHasDirtyIsWrittenThereToo() throws {
+        let bench = try Bench(.writeBack)
+        try bench.write(8, 4, 1)
+        bench.finishAll()
+        bench.shared.mode = .writeThrough
+        try bench.write(12, 4, 1)
+        bench.finishAll()
+        bench.shared.mode = .passThrough
+        try bench.write(10, 4, 2)
+        #expect(bench.take() == ["writeCache w0:2+2 b0", "writeCore 10+4 b0"])
         bench.finish("writeCore")
-        #expect(bench.state(1) == LineState(valid: 0xf3, dirty: 0xf3))
+        #expect(bench.finish("writeCache") == ["answer 0"])
+        #expect(bench.state(1) == LineState(valid: 0xcf, dirty: 0x0f))
+        let slot = try bench.read(8, 8)
+        bench.finishAll()
+        #expect(bench.content(slot) == [1, 1, 2, 2, 2, 2, 1, 1])
         bench.expectQuiet()
     }
 
@@ -263,6 +318,7 @@ import Testing
         bench.shared.mode = .passThrough
         try bench.write(8, 8, 2)
         bench.take()
+        bench.finish("writeCache")
         #expect(bench.finish("writeCore", error: -5) == ["answer -5"])
         #expect(bench.state(1) == LineState(valid: 0xff, dirty: 0xff))
         bench.expectQuiet()

@@ -27,7 +27,10 @@ import Testing
             let way = access.allocate(
                 identity(line), fingerprint: fingerprint, lineHash: lineHash(core: 1, line: line),
                 guess: guess)
-            if let way { access.makeValid(way, 0xff, dirty: dirty) }
+            if let way {
+                access.makeValid(way, 0xff)
+                if dirty { access.makeDirty(way, 0xff) }
+            }
             return way
         }
 
@@ -94,7 +97,7 @@ import Testing
         let table = try Table()
         let way = try #require(table.insert(1))
         table.access.sidecar.uses[way].addReader()
-        table.access.discardState(way)
+        table.access.invalidate(way, .max)
         table.access.releaseIfEmpty(way)
         #expect(table.find(1) == nil)
         #expect(table.insert(2, guess: way) != way)
@@ -107,7 +110,7 @@ import Testing
         let table = try Table()
         let way = try #require(table.insert(1))
         table.access.sidecar.uses[way].becomeExclusive()
-        table.access.discardState(way)
+        table.access.invalidate(way, .max)
         table.access.releaseIfEmpty(way)
         #expect(table.find(1) == way)
         table.access.sidecar.uses[way].endExclusive()

@@ -24,14 +24,25 @@ private final class Memory {
         sidecar.waiters = .max
         sidecar.isUrgent = true
         sidecar.isChanged = true
-        sidecar.newestSlot = 1
+        sidecar.isListed = true
+        sidecar.hadFailedWrite = true
+        sidecar.listed.pageIsBeingWritten = true
+        sidecar.listed.isOlder = true
+        sidecar.listed.nextListed = .max - 1
+        sidecar.lastCommit = .max - 2
+        sidecar.listed.listedBlock = .max - 3
         for hash in UInt16(0)..<32 { sidecar.directWrites(hash).pointee = 0xd0 }
         for way in 0..<224 { sidecar.uses[way] = WayUse(rawValue: 0x55) }
         for _ in 0..<SetSidecar.ghostCapacity { sidecar.ghostInsert(0xbeef) }
         sidecar.unlock()
         #expect(sidecar.occupied == 224 && sidecar.dirty == 223 && sidecar.small == 222)
         #expect(sidecar.waiters == .max)
-        #expect(sidecar.isUrgent && sidecar.isChanged && sidecar.newestSlot == 1)
+        #expect(sidecar.isUrgent && sidecar.isChanged)
+        #expect(sidecar.isListed && sidecar.hadFailedWrite)
+        #expect(sidecar.listed.pageIsBeingWritten && sidecar.listed.isOlder)
+        #expect(sidecar.listed.nextListed == UInt32.max - 1)
+        #expect(sidecar.lastCommit == UInt64.max - 2)
+        #expect(sidecar.listed.listedBlock == UInt64.max - 3)
         #expect((UInt16(0)..<32).allSatisfy { sidecar.directWrites($0).pointee == 0xd0 })
         #expect((0..<224).allSatisfy { sidecar.uses[$0] == WayUse(rawValue: 0x55) })
         #expect(sidecar.ghostContains(0xbeef))
@@ -42,11 +53,14 @@ private final class Memory {
         let flags = memory.sidecar
         flags.isUrgent = true
         flags.isChanged = true
-        flags.newestSlot = 1
+        flags.isListed = true
+        flags.hadFailedWrite = true
         flags.isChanged = false
-        #expect(flags.isUrgent && !flags.isChanged && flags.newestSlot == 1)
-        flags.newestSlot = 0
-        #expect(flags.isUrgent && flags.newestSlot == 0)
+        #expect(flags.isUrgent && !flags.isChanged && flags.isListed && flags.hadFailedWrite)
+        flags.isListed = false
+        #expect(flags.isUrgent && !flags.isListed && flags.hadFailedWrite)
+        flags.hadFailedWrite = false
+        #expect(flags.isUrgent && !flags.hadFailedWrite)
         flags.isUrgent = false
         #expect(memory.sum == 0)
     }

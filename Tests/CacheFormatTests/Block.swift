@@ -10,14 +10,21 @@ final class Block {
         base.initializeMemory(as: UInt8.self, repeating: 0, count: Self.byteCount)
     }
 
-    deinit { base.deallocate() }
+    // Not deallocated: views of it may outlive it in one expression.
 
     var disk: DiskBytes { DiskBytes(base: base, count: Self.byteCount) }
     var page: SetPageView { SetPageView(base: base) }
+    var journal: JournalBlockView { JournalBlockView(base: base) }
     var bytes: [UInt8] { Array(UnsafeRawBufferPointer(start: base, count: Self.byteCount)) }
 
     func content(set: UInt64, epoch: UInt64) -> SetPageContent {
         page.validate(set: set, epoch: epoch)
+    }
+
+    var journalContent: JournalContent { withExtendedLifetime(self) { journal.validate() } }
+
+    func journalRecord(at index: Int, setCount: UInt64) -> JournalRecord? {
+        withExtendedLifetime(self) { journal.record(at: index, setCount: setCount) }
     }
 
     subscript(_ index: Int) -> UInt8 {

@@ -151,14 +151,26 @@ import Testing
         }
     }
 
-    @Test func theJournalGetsA1024thOfTheDeviceWithinLimits() throws {
+    @Test func theJournalGetsA64thOfTheDeviceWithinLimits() throws {
         func journalBytes(_ size: UInt64) throws -> UInt64 {
             let geometry = try #require(Geometry.forDevice(byteCount: size, lineBytes: 4096))
             return geometry.journalBlockCount * Self.block
         }
         #expect(try journalBytes(40 << 20) == 1 << 20)
-        #expect(try journalBytes(8 << 30) == 8 << 20)
-        #expect(try journalBytes(100 << 40) == 1 << 30)
+        #expect(try journalBytes(64 << 20) == 1 << 20)
+        #expect(try journalBytes(8 << 30) == 128 << 20)
+        #expect(try journalBytes(256 << 30) == 4 << 30)
+        #expect(try journalBytes(100 << 40) == 4 << 30)
+    }
+
+    @Test func journalBlocksGoRoundTheirPlaces() throws {
+        let geometry = try Self.geometry(setCount: 2, journalBlockCount: 10)
+        let places = (UInt64(0)..<10).map { geometry.journalOffset(sequence: $0) }
+        #expect(places == (UInt64(0)..<10).map { Geometry.journalOffset + $0 * Self.block })
+        #expect(places.last == geometry.setPagesOffset - Self.block)
+        for sequence in [10, 11, 19, 20, 12345, .max - 7] as [UInt64] {
+            #expect(geometry.journalOffset(sequence: sequence) == places[Int(sequence % 10)])
+        }
     }
 
     @Test func devicesThatAreTooSmallOrTooLargeAreRefused() {

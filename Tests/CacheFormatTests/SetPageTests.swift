@@ -16,7 +16,12 @@ import Testing
         page.fingerprints[7] = 0xab
         page.replacement[7] = 0xfd
         page.setIdentity(7, Identity(core: 0x321, line: 0x1234_5678_9abc, ioClass: 0x15))
-        page.setState(7, LineState(valid: 0x0fff, dirty: 0x000f))
+        var state = LineState(valid: 0x0fff, dirty: 0x00ff)
+        state.recorded = 0x000f
+        state.commitStamp = 0x7777
+        page.setState(7, state)
+        page.recordNumber = 0x3132_3334
+        page.firstBlock = 0x4142_4344_4546_4748
         page.seal(sequence: sequence)
         return block
     }
@@ -40,12 +45,15 @@ import Testing
             0x08, 0x07, 0x06, 0x05, 0x04, 0x03, 0x02, 0x01,
             0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11,
             0x28, 0x27, 0x26, 0x25, 0x24, 0x23, 0x22, 0x21,
-            0x82, 0xab, 0xec, 0x64,
+            0x8e, 0x79, 0xbd, 0xb5, 0x00, 0x00, 0x00, 0x00,
+            0x34, 0x33, 0x32, 0x31, 0x00, 0x00, 0x00, 0x00,
         ]
         expected.replaceSubrange(0..<head.count, with: head)
+        // The first block means nothing outside of memory.
         expected[64 + 7] = 0xab
         // What means nothing outside the process (0x70) is not stored.
         expected[288 + 7] = 0x8d
+        // Dirty is what the journal has recorded; stamps are for memory only.
         let entry: [UInt8] = [
             0xbc, 0x9a, 0x78, 0x56, 0x34, 0x52, 0xc8, 0x54,
             0xff, 0x0f, 0x0f, 0x00, 0x00, 0x00, 0x00, 0x00,
@@ -110,7 +118,27 @@ import Testing
         #expect(damaged(UInt8(224), SetPageLayout.smallHand))
         #expect(damaged(UInt8(224), SetPageLayout.mainHand))
         #expect(!damaged(UInt8(223), SetPageLayout.smallHand))
-        for offset in [36, 50, 63] { #expect(damaged(UInt8(1), (offset: offset, size: 1))) }
+        for offset in [36, 39, 44, 47, 48, 55, 56, 63] {
+            #expect(damaged(UInt8(1), (offset: offset, size: 1)), "\(offset)")
+        }
+        #expect(!damaged(UInt32(5), SetPageLayout.recordNumber))
+    }
+
+    @Test func theNumbersInTheHeaderAreWhereTheTableSays() {
+        let block = Block()
+        let page = block.page
+        page.recordNumber = 0x1122_3344
+        page.firstBlock = 0x5152_5354_5556_5758
+        page.setSequence(0x6162_6364_6566_6768, checksum: 0x1112_1314)
+        #expect(block.disk.load(SetPageLayout.recordNumber, as: UInt32.self) == 0x1122_3344)
+        #expect(
+            block.disk.load(SetPageLayout.firstBlock, as: UInt64.self) == 0x5152_5354_5556_5758)
+        #expect(
+            block.disk.load(SetPageLayout.sequence, as: UInt64.self) == 0x6162_6364_6566_6768)
+        #expect(page.recordNumber == 0x1122_3344 && page.firstBlock == 0x5152_5354_5556_5758)
+        #expect(page.sequence == 0x6162_6364_6566_6768)
+        page.seal(sequence: 2)
+        #expect(page.recordNumber == 0x1122_3344 && page.firstBlock == 0)
     }
 
     @Test func makingAPageEmptyLeavesNothingOfIt() {
@@ -139,18 +167,44 @@ import Testing
         }
     }
 
-    @Test func validAndDirtyGranulesDoNotTouchEachOther() {
+    @Test func theFieldsOfAStateDoNotTouchEachOther() {
         var state = LineState(valid: 0, dirty: 0)
         #expect(state.isEmpty)
-        state.valid = 0xa5f0
-        state.dirty = 0x8050
-        #expect(state.valid == 0xa5f0 && state.dirty == 0x8050)
-        state.valid = 0xffff
-        #expect(state.valid == 0xffff && state.dirty == 0x8050)
-        state.dirty = 0
-        #expect(state == LineState(valid: 0xffff, dirty: 0))
-        #expect(!state.isEmpty)
+        let fields: [WritableKeyPath<LineState, UInt16>] = [
+            \.valid, \.dirty, \.recorded, \.commitStamp,
+        ]
+        for (index, field) in fields.enumerated() {
+            state[keyPath: field] = 0xa5f1
+            for (other, field) in fields.enumerated() {
+                #expect(state[keyPath: field] == (other <= index ? 0xa5f1 : 0))
+            }
+        }
+        #expect(state.rawValue == 0xa5f1_a5f1_a5f1_a5f1)
+        for (index, field) in fields.enumerated() {
+            state[keyPath: field] = 0x0a0e
+            for (other, field) in fields.enumerated() {
+                #expect(state[keyPath: field] == (other <= index ? 0x0a0e : 0xa5f1))
+            }
+        }
+    }
+
+    @Test func aStateIsEmptyIfItsLowerHalfIs() {
+        var state = LineState(valid: 0, dirty: 0)
+        state.commitStamp = 7
+        #expect(state.isEmpty)
         #expect(!LineState(valid: 0, dirty: 1).isEmpty)
+        #expect(!LineState(valid: 0x8000, dirty: 0).isEmpty)
+    }
+
+    @Test func theDeviceHasWhatIsRecorded() {
+        var state = LineState(valid: 0xff, dirty: 0x3f, recorded: false)
+        #expect(state == LineState(valid: 0xff, dirty: 0x3f))
+        #expect(state.onDevice == LineState(valid: 0xff, dirty: 0))
+        state = LineState(valid: 0xff, dirty: 0x3f, recorded: true)
+        #expect(state.recorded == 0x3f && state.dirty == 0x3f)
+        state.recorded = 0x30
+        state.commitStamp = 9
+        #expect(state.onDevice == LineState(valid: 0xff, dirty: 0x30))
     }
 
     @Test func noLineHasTheFingerprintOfAFreeWay() {
@@ -195,5 +249,60 @@ import Testing
         #expect(base != Self.digest([(4, Self.page(set: 4, sequence: 6))]))
         #expect(base != Self.digest([(5, Self.page(set: 4, sequence: 7))]))
         #expect(base != Self.digest([(4, Self.page(set: 4, sequence: 7, content: 1))]))
+    }
+}
+
+@Suite struct DirtyDigestTests {
+    /// A page with dirty lines, by way.
+    private static func page(_ lines: [Int: (line: UInt64, dirty: UInt16)]) -> Block {
+        let block = Block()
+        block.page.makeEmpty(set: 3, epoch: 1)
+        for (way, line) in lines {
+            block.page.setIdentity(way, Identity(core: 1, line: line.line, ioClass: 0))
+            block.page.setState(
+                way, LineState(valid: line.dirty, dirty: line.dirty, recorded: true))
+        }
+        return block
+    }
+
+    private static func digest(_ pages: [(set: UInt64, block: Block)]) -> DirtyDigest {
+        var digest = DirtyDigest()
+        for page in pages { digest.add(set: page.set, page.block.page) }
+        return digest
+    }
+
+    @Test func anEmptyCacheHasTheDigest0() {
+        #expect(Self.digest([(0, Self.page([:])), (1, Self.page([:]))]).value == 0)
+    }
+
+    @Test func theOrderOfSetsDoesNotMatter() {
+        let pages = (UInt64(0)..<5).map { (set: $0, block: Self.page([9: ($0, 0xf)])) }
+        #expect(Self.digest(pages) == Self.digest(pages.reversed()))
+        #expect(Self.digest(pages) != Self.digest([]))
+    }
+
+    @Test func whateverIsDirtyElsewhereOrOtherwiseChangesIt() {
+        let base = Self.digest([(3, Self.page([9: (7, 0x0f)]))])
+        #expect(base == Self.digest([(3, Self.page([9: (7, 0x0f)]))]))
+        #expect(base != Self.digest([(4, Self.page([9: (7, 0x0f)]))]))
+        #expect(base != Self.digest([(3, Self.page([8: (7, 0x0f)]))]))
+        #expect(base != Self.digest([(3, Self.page([9: (6, 0x0f)]))]))
+        #expect(base != Self.digest([(3, Self.page([9: (7, 0x0e)]))]))
+        #expect(base != Self.digest([(3, Self.page([:]))]))
+        #expect(base != Self.digest([(3, Self.page([9: (7, 0x0f), 10: (8, 1)]))]))
+    }
+
+    /// The digest of memory at a stop is compared with one of what recovery found.
+    @Test func onlyWhatTheDeviceIsToHaveDirtyCounts() {
+        let base = Self.digest([(3, Self.page([9: (7, 0x0f)]))])
+        let other = Self.page([9: (7, 0x0f), 20: (70, 0xf0)])
+        other.page.setState(20, LineState(valid: 0xff, dirty: 0xf0))
+        var state = other.page.state(9)
+        state.valid = 0xff
+        state.commitStamp = 5
+        other.page.setState(9, state)
+        other.page.replacement[9] = 0x8f
+        other.page.recordNumber = 77
+        #expect(base == Self.digest([(3, other)]))
     }
 }

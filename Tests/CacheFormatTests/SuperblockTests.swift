@@ -15,6 +15,7 @@ import Testing
         superblock.configurationChecksum = 0x4142_4344
         superblock.dirtyLineCount = 0x51
         superblock.setPageDigest = 0x6162_6364_6566_6768
+        superblock.dirtyDigest = 0x7172_7374_7576_7778
         return superblock
     }
 
@@ -37,7 +38,7 @@ import Testing
 
     @Test func theBytesAreTheseForEver() throws {
         var expected: [UInt8] = Array("UBLKCAS1".utf8)
-        expected += [0x01, 0x00, 0x00, 0x00, 0x2e, 0x11, 0x92, 0x2b]
+        expected += [0x02, 0x00, 0x00, 0x00, 0x35, 0x16, 0x41, 0x2f]
         expected += [UInt8](repeating: 0, count: 24)
         expected += [0xff, 0xee, 0xdd, 0xcc, 0xbb, 0xaa, 0x99, 0x88]
         expected += [0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0x00]
@@ -50,7 +51,8 @@ import Testing
         expected += [0x32, 0x31, 0x00, 0x00, 0x44, 0x43, 0x42, 0x41]
         expected += [0x51, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00]
         expected += [0x68, 0x67, 0x66, 0x65, 0x64, 0x63, 0x62, 0x61]
-        expected += [UInt8](repeating: 0, count: 4096 - 128)
+        expected += [0x78, 0x77, 0x76, 0x75, 0x74, 0x73, 0x72, 0x71]
+        expected += [UInt8](repeating: 0, count: 4096 - 136)
         #expect(try Self.encoded().bytes == expected)
     }
 
@@ -84,13 +86,14 @@ import Testing
             return Self.refusal(block)
         }
         typealias Layout = Superblock.Layout
-        #expect(try refusal(UInt32(2), Layout.formatVersion) == .otherVersion(2))
+        #expect(try refusal(UInt32(1), Layout.formatVersion) == .otherVersion(1))
         #expect(try refusal(UInt32(3000), Layout.lineBytes) == .impossible("geometry"))
         #expect(try refusal(UInt64(0), Layout.setCount) == .impossible("geometry"))
         #expect(try refusal(UInt64(1 << 32), Layout.setCount) == .impossible("geometry"))
         #expect(try refusal(UInt64(0), Layout.journalBlockCount) == .impossible("geometry"))
         #expect(try refusal(UInt8(0), Layout.state) == .impossible("state"))
-        #expect(try refusal(UInt8(3), Layout.state) == .impossible("state"))
+        #expect(try refusal(UInt8(4), Layout.state) == .impossible("state"))
+        for state in [UInt8(1), 2, 3] { #expect(try refusal(state, Layout.state) == nil) }
         #expect(try refusal(UInt16(0), Layout.cacheID) == .impossible("cache id"))
         #expect(try refusal(UInt16(16385), Layout.cacheID) == .impossible("cache id"))
         #expect(try refusal(UInt16(16384), Layout.cacheID) == nil)
@@ -101,8 +104,10 @@ import Testing
         #expect(
             try refusal(most + 1, Layout.configurationBytes)
                 == .impossible("configuration length"))
-        #expect(
-            try refusal(UInt8(1), (offset: 4095, size: 1)) == .impossible("reserved bytes"))
+        for offset in [136, 4095] {
+            #expect(
+                try refusal(UInt8(1), (offset: offset, size: 1)) == .impossible("reserved bytes"))
+        }
     }
 
     @Test func featuresThatAreNotKnownAreRefusedUnlessCompatible() throws {

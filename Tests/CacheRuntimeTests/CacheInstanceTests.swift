@@ -132,16 +132,26 @@ import Testing
         try startAndStop(loading(cache))
     }
 
-    @Test func aCacheThatWasNotStoppedIsRefused() throws {
+    @Test func aCacheThatWasNotStoppedIsRecovered() throws {
         let cache = TemporaryFile(byteCount: 48 << 20)
+        let core = TemporaryFile(byteCount: 16 << 20)
         let copy = TemporaryFile(byteCount: 0)
         let instance = try CacheInstance.start(options(cache))
+        _ = try instance.addCore(id: nil, devicePath: core.path)
+        #expect(instance.recovery == nil)
         #expect(system("cp \(cache.path) \(copy.path)") == 0)
         try stop(instance)
-        let text = message { () throws(CacheError) in
-            _ = try CacheInstance.start(loading(copy))
+        do {
+            let loaded = try CacheInstance.start(loading(copy))
+            let report = try #require(loaded.recovery?.report)
+            #expect(report.dirtyLines == 0 && report.damagedSets == [])
+            #expect(loaded.snapshot().cores.map(\.id) == [1])
+            try stop(loaded)
         }
-        #expect(text?.hasPrefix("Cache 7 on '\(copy.path)' was not stopped cleanly") == true)
+        // Now it was.
+        let again = try CacheInstance.start(loading(copy))
+        #expect(again.recovery == nil)
+        try stop(again)
     }
 
     /// A process that serves a cache of cores 3 and 4, and dies.
@@ -206,7 +216,7 @@ import Testing
         try stop(instance)
     }
 
-    @Test func aCacheWhoseImageIsGoneIsRefused() async throws {
+    @Test func aCacheWhoseImageIsGoneIsRecovered() async throws {
         let cache = TemporaryFile(byteCount: 48 << 20)
         let cores = (0..<2).map { _ in TemporaryFile(byteCount: 16 << 20) }
         await startAndDie(cache, cores)
@@ -215,9 +225,27 @@ import Testing
                 path: cache.path, role: .cache, allowsPlainFile: true, patience: 60)
         ).superblock
         MemoryImage.removeLeftOver(cacheUUID: superblock.cacheUUID)
-        let text = message { () throws(CacheError) in
-            _ = try CacheInstance.start(loading(cache))
-        }
+        let instance = try CacheInstance.start(loading(cache))
+        #expect(!instance.isResumed)
+        #expect(instance.recovery?.report.damagedSets == [])
+        let status = instance.snapshot()
+        #expect(status.mode == .writeBack && status.cores.map(\.id) == [3, 4])
+        try stop(instance)
+    }
+
+    /// Whoever only goes on with what is in memory does not look at the device instead.
+    @Test func aCacheWhoseImageIsGoneIsNotResumed() async throws {
+        let cache = TemporaryFile(byteCount: 48 << 20)
+        let cores = (0..<2).map { _ in TemporaryFile(byteCount: 16 << 20) }
+        await startAndDie(cache, cores)
+        let superblock = try CacheStore.open(
+            try DeviceFile.open(
+                path: cache.path, role: .cache, allowsPlainFile: true, patience: 60)
+        ).superblock
+        MemoryImage.removeLeftOver(cacheUUID: superblock.cacheUUID)
+        var resuming = loading(cache)
+        resuming.resumesOnly = true
+        let text = message { () throws(CacheError) in _ = try CacheInstance.start(resuming) }
         #expect(text?.contains("was not stopped cleanly") == true)
         #expect(text?.contains("does not outlive a restart of the machine") == true)
     }

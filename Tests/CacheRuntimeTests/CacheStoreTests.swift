@@ -142,7 +142,7 @@ import Testing
     }
 
     private enum Change: CaseIterable {
-        case moreCores, inUse, otherMode, clean
+        case moreCores, inUse, otherMode, stopping, clean
     }
 
     private func apply(_ change: Change, to store: CacheStore) throws(CacheError) {
@@ -150,8 +150,26 @@ import Testing
         case .moreCores: try store.save(configuration(40))
         case .inUse: try store.markInUse(session: 9)
         case .otherMode: try store.save(configuration(1, mode: .writeThrough))
+        case .stopping:
+            let block = AlignedPage()
+            var digest = DirtyDigest()
+            digest.add(set: 3, block.page(line: 5, dirty: 0x0f))
+            try store.markStopping(digest)
         case .clean: try store.markClean(SetPageDigest(), dirtyLineCount: 5)
         }
+    }
+
+    @Test func digestsAreThoseOfTheirStateAlone() throws {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes)
+        let store = try formatted(medium)
+        try apply(.stopping, to: store)
+        #expect(store.superblock.dirtyDigest != 0 && store.superblock.state == .stopping)
+        try store.markClean(SetPageDigest(), dirtyLineCount: 7)
+        #expect(store.superblock.dirtyDigest == 0 && store.superblock.dirtyLineCount == 7)
+        try apply(.stopping, to: store)
+        try store.markInUse(session: 12)
+        #expect(store.superblock.dirtyDigest == 0 && store.superblock.setPageDigest == 0)
+        #expect(try CacheStore.open(medium).superblock == store.superblock)
     }
 
     /// The power fails at every write of a series of changes, with several outcomes each.
@@ -164,7 +182,7 @@ import Testing
             try apply(change, to: store)
             states.append((store.superblock, store.configuration))
         }
-        #expect(undisturbed.writeCount - firstWrite == 16)
+        #expect(undisturbed.writeCount - firstWrite == 20)
         for failing in firstWrite + 1...undisturbed.writeCount {
             for seed in UInt64(1)...4 { try cut(at: failing, seed, states) }
         }
@@ -190,6 +208,8 @@ import Testing
         #expect(
             candidates.contains {
                 $0.0.state == loaded.superblock.state && $0.0.session == loaded.superblock.session
+                    && $0.0.dirtyDigest == loaded.superblock.dirtyDigest
+                    && $0.0.dirtyLineCount == loaded.superblock.dirtyLineCount
                     && $0.1 == loaded.configuration
             }, "write \(failing), seed \(seed)")
     }

@@ -17,6 +17,12 @@ final class FaultyMedium: StoreMedium, @unchecked Sendable {
         random = seed &* 0x9E37_79B9_7F4A_7C15 | 1
     }
 
+    /// A device that holds this, durably.
+    init(_ image: [UInt8], seed: UInt64 = 1) {
+        durable = image
+        random = seed &* 0x9E37_79B9_7F4A_7C15 | 1
+    }
+
     /// The same device after a power cut.
     init(afterPowerCutOf other: FaultyMedium) {
         durable = other.durable

@@ -27,11 +27,17 @@ import Testing
         var word: UInt64 = 0
         #expect(pread(descriptor, &word, 8, (2 << 20) + 4 * 4096) == 8)
         #expect(word == 0x1234)
+        // The journal's memory is the last of it.
+        image.journalMemory.storeBytes(
+            of: 0x5678, toByteOffset: Journal.byteCount - 8, as: UInt64.self)
         var status = stat()
         #expect(fstat(descriptor, &status) == 0)
         #expect(status.st_mode & 0o777 == 0o600)
-        #expect(Int(status.st_size) == (2 << 20) + 5 * 4096 + counterBytes)
-        #expect(pread(descriptor, &word, 8, off_t(status.st_size) - 8) == 8)
+        let size = (2 << 20) + 5 * 4096 + counterBytes + Journal.byteCount
+        #expect(Int(status.st_size) == size)
+        #expect(pread(descriptor, &word, 8, off_t(size) - 8) == 8)
+        #expect(word == 0x5678)
+        #expect(pread(descriptor, &word, 8, off_t(size - Journal.byteCount) - 8) == 8)
         #expect(word == 0x77)
     }
 

@@ -179,8 +179,8 @@ import Testing
         (
             "-S -l -d a -f",
             [
-                "Use of 'load' with 'force', 'cache-id', 'cache-mode' or 'cache-line-size'"
-                    + " simultaneously is forbidden."
+                "Use of 'load' with 'force', 'cache-id', 'cache-mode', 'cache-line-size' or "
+                    + "'durability' simultaneously is forbidden."
             ]
         ),
     ])

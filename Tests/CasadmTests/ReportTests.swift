@@ -100,6 +100,7 @@ import Testing
                 "Cleaning Policy           alru",
                 "Promotion Policy          always",
                 "Prefetch Policy           none",
+                "Durability                flush",
                 "Cache line size           4 [KiB]",
                 "Metadata Memory Footprint 1.8 [MiB]",
                 "Dirty for                 0 [s] / Cache clean",
@@ -280,10 +281,11 @@ import Testing
     @Test func firstCSVColumnsAreTheConfiguration() {
         let names = CSVView.columns(reports[0]).map(\.name)
         #expect(
-            names.prefix(22) == [
+            names.prefix(23) == [
                 "Cache Id", "Cache Size [4KiB Blocks]", "Cache Size [GiB]", "Cache Device",
                 "Exported Object", "Core Devices", "Inactive Core Devices", "Write Policy",
-                "Cleaning Policy", "Promotion Policy", "Prefetch Policy", "Cache line size [KiB]",
+                "Cleaning Policy", "Promotion Policy", "Prefetch Policy", "Durability",
+                "Cache line size [KiB]",
                 "Metadata Memory Footprint [MiB]", "Dirty for [s]", "Dirty for", "Status",
                 "Occupancy [4KiB Blocks]", "Occupancy [%]", "Free [4KiB Blocks]", "Free [%]",
                 "Clean [4KiB Blocks]", "Clean [%]",

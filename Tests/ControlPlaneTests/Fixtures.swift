@@ -78,6 +78,10 @@ final class FakeService: CacheService {
         try note("mode \(body.mode.rawValue) \(body.flush.map(String.init) ?? "-")", watch)
     }
 
+    func setParameters(_ body: ParametersBody) throws(ErrorBody) {
+        try note("parameters \(body.durability?.rawValue ?? "-")")
+    }
+
     func resetCounters(core: UInt16?) throws(ErrorBody) {
         try note("reset \(core.map(String.init) ?? "all")")
     }

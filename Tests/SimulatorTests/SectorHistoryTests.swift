@@ -121,6 +121,11 @@ import Testing
             history.writeBegan(stamp, at: stamp * 10)
             history.writeEnded(stamp, at: stamp * 10 + 5, certain: true)
         }
+        // What no FLUSH has covered may come back after a power cut: it is kept.
+        var kept = history
+        kept.prune(oldestRead: 195)
+        #expect(kept.text == history.text)
+        history.flushed(before: 300)
         var pruned = history
         pruned.prune(oldestRead: 195)
         #expect(pruned.text.count < history.text.count)
@@ -131,6 +136,51 @@ import Testing
             }
         }
         #expect(pruned.settled(before: 400) == 20)
+    }
+
+    // MARK: - Power cuts
+
+    private static func mayRecover(_ history: SectorHistory, _ stamp: UInt64) -> Bool {
+        var copy = history
+        return copy.recovered(stamp, at: 500)
+    }
+
+    /// 7 is written from 10 to 20, then 8 from 30 to 40.
+    @Test func untilAFlushAnyOldContentMayComeBack() {
+        let history = Self.rewritten()
+        #expect([0, 7, 8].allSatisfy { Self.mayRecover(history, $0) })
+        #expect(!Self.mayRecover(history, 9))
+    }
+
+    @Test func aFlushMakesDurableWhatHadEndedWhenItBegan() {
+        for (moment, expected) in [(35, [7, 8]), (45, [8])] as [(UInt64, [UInt64])] {
+            var history = Self.rewritten()
+            history.flushed(before: moment)
+            #expect([0, 7, 8].filter { Self.mayRecover(history, $0) } == expected, "\(moment)")
+        }
+    }
+
+    @Test func aDurableWriteIsNotUndone() {
+        var history = Self.rewritten()
+        history.madeDurable(8)
+        #expect([0, 7, 8].filter { Self.mayRecover(history, $0) } == [8])
+    }
+
+    @Test func whatIsUnderWayAtTheCutMayBeThereOrNot() {
+        var history = Self.written()
+        history.flushed(before: 25)
+        history.writeBegan(8, at: 30)
+        history.writeEnded(8, at: 40, certain: false)
+        #expect([0, 7, 8].filter { Self.mayRecover(history, $0) } == [7, 8])
+    }
+
+    @Test func whatCameBackStays() {
+        var history = Self.rewritten()
+        let isAllowed = history.recovered(7, at: 50)
+        #expect(isAllowed)
+        #expect(Self.mayRead(history, 7, begun: 60, at: 61))
+        #expect(!Self.mayRead(history, 8, begun: 60, at: 61))
+        #expect(!Self.mayRecover(history, 8) && Self.mayRecover(history, 7))
     }
 
     @Test func theEndOfAWriteThatNeverBeganTraps() async {

@@ -15,7 +15,9 @@ enum Rules {
     static let maximumFileLines = 600
     /// The modules that know no operating system: they run in the simulator as in the product.
     static let pureModules: Set<Substring> = ["CacheEngine", "CacheFormat"]
-    static let programs: Set<Substring> = ["casadm", "casd", "ublk", "bench", "simulate"]
+    static let programs: Set<Substring> = [
+        "casadm", "casd", "ublk", "bench", "powercut", "simulate",
+    ]
     static let systemModules: Set<Substring> = [
         "Foundation", "FoundationEssentials", "Glibc", "Musl", "Darwin", "CLinux", "CLiburing",
     ]

@@ -63,7 +63,9 @@ private struct ToolRun {
 @Suite struct ToolArgumentTests {
     @Test func unknownTargetsAreRefused() throws {
         let run = try ToolRun("add", "-t", "zero")
-        #expect(run.isRefusal("Unknown target type 'zero'; null and loop are there."), "\(run)")
+        #expect(
+            run.isRefusal("Unknown target type 'zero'; null, loop and volatile are there."),
+            "\(run)")
     }
 
     /// "-1" is the value of -n, not an option.
@@ -75,6 +77,20 @@ private struct ToolRun {
 
     @Test func aLoopNeedsAFile() throws {
         #expect(try ToolRun("add", "-t", "loop").isRefusal("loop needs a file: -f FILE."))
+    }
+
+    @Test func aVolatileDiskNeedsAFileAndHasLimits() throws {
+        let disk = ["add", "-t", "volatile"]
+        #expect(try ToolRun(words: disk).isRefusal("volatile needs a file: -f FILE."))
+        let file = disk + ["-f", "/dev/null"]
+        let recovery = try ToolRun(words: file + ["-r", "1"])
+        #expect(recovery.isRefusal("A volatile disk cannot be recovered"), "\(recovery)")
+        for percent in ["101", "-1"] {
+            let run = try ToolRun(words: file + ["--write-back=\(percent)"])
+            #expect(run.isRefusal("Writing back is 0 to 100 of a hundred."), "\(run)")
+        }
+        let memory = try ToolRun(words: file + ["--memory", "0"])
+        #expect(memory.isRefusal("A volatile disk's memory is 1 to 1024 MiB."), "\(memory)")
     }
 
     @Test func theTypeIsNeeded() throws {
@@ -128,7 +144,7 @@ private struct ToolRun {
         #expect(add.code == 0)
         for option in [
             "-t,", "-n,", "-q,", "-d,", "-f,", "-u,", "-r,", "-i,", "-e,", "--max_io_buf_bytes",
-            "--foreground",
+            "--foreground", "--seed", "--write-back", "--memory", "--lie-about-flush",
         ] {
             #expect(add.output.contains(option), "\(option)")
         }

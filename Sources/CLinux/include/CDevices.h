@@ -10,6 +10,9 @@ int ucas_open_device(const char *path, int direct, int exclusive);
 // Opens a block device read-only as `exclusive` says: -EBUSY when somebody has claimed it.
 int ucas_open_read_only(const char *path, int exclusive);
 
+// As pwrite, but what was written is durable when it returns (RWF_DSYNC).
+int64_t ucas_write_durably(int fd, const void *bytes, uint64_t count, uint64_t offset);
+
 struct ucas_block_limits {
     uint64_t bytes;
     uint32_t logical_block_bytes;
