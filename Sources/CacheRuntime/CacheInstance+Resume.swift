@@ -39,7 +39,8 @@ extension CacheInstance {
         defer { close(descriptor) }
         let medium = ReadOnlyMedium(path: options.devicePath, descriptor: descriptor)
         guard case .cache(let superblock)? = try? CacheStore.find(on: medium),
-            superblock.state != .cleanlyStopped, let device = DeviceIdentity(path: options.devicePath),
+            superblock.state != .cleanlyStopped,
+            let device = DeviceIdentity(path: options.devicePath),
             let identity = try? identity(superblock, device)
         else { return nil }
         let found = MemoryImage.find(
@@ -121,7 +122,8 @@ extension CacheInstance {
             case .otherDevice:
                 "was made for another device: this is a copy, or the device has got another number"
             }
-        let way = found.mayHoldMoreThanTheDevice ? "remove that file and load again" : "load it again"
+        let way =
+            found.mayHoldMoreThanTheDevice ? "remove that file and load again" : "load it again"
         return CacheError(
             .notCleanlyStopped,
             "Cache \(store.superblock.cacheID) on '\(store.medium.path)' was not stopped cleanly, "
