@@ -13,12 +13,11 @@ extension Runner {
         let start = ServerStart(session: session, program: serverProgram)
         let program = try start.ownProgram()
         let versions = try start.versions(of: program)
-        guard versions.memoryImage == record.versions.memoryImage else {
+        if let conflict = versions.conflict(with: record.versions) {
             throw Failure(
                 attempt,
-                "\(program) works with memory images of version \(versions.memoryImage), and the "
-                    + "running server with version \(record.versions.memoryImage): stop the cache "
-                    + "and load it with the new program. It goes on as before.")
+                "\(program) \(conflict): stop the cache and load it with the new program. It goes on "
+                    + "as before.")
         }
         let wish = UpgradeWish(wish: UInt64.random(in: 1 ... .max), program: program)
         guard let text = try? JSONEncoder().encode(wish),
@@ -48,9 +47,10 @@ extension Runner {
         _ wish: UpgradeWish, _ cache: UInt16, _ attempt: String
     ) async throws(Failure) -> UpgradeResult {
         for _ in 0..<6000 {
-            if let result = runningCaches.record(cache)?.upgrade, result.wish == wish.wish {
-                return result
+            guard let record = runningCaches.record(cache) else {
+                throw Failure(attempt, "The cache was stopped meanwhile.")
             }
+            if let result = record.upgrade, result.wish == wish.wish { return result }
             try? await Task.sleep(for: .milliseconds(20))
         }
         throw Failure(

@@ -68,6 +68,7 @@ package final class Supervisor {
             }
             if worker.takeReadiness() { becameReady() }
             handOver()
+            endLateUpgrade()
             switch SupervisorEvents.next() {
             case .wishToEnd:
                 logger.info("asked to end: the worker is told to; dirty data stays in the cache")
@@ -86,8 +87,9 @@ package final class Supervisor {
             guard pid > 0 else { return nil }
             if pid == spare?.pid {
                 logger.warning("the spare worker \(WorkerLink.describe(status))")
+                let reason = spare?.lastWords ?? ""
                 spare = nil
-                endUpgrade(failure: "The new program \(WorkerLink.describe(status)).")
+                endUpgrade(failure: "The new program \(WorkerLink.describe(status)).\(reason)")
             } else if pid == worker.pid, let code = workerEnded(status) {
                 return code
             }
@@ -159,8 +161,14 @@ extension Supervisor {
         if let upgrade, upgrade.hasBegun {
             if worker.pid == upgrade.oldWorker { return startAgain(diedAt: now) }
             // The new program cannot do it: the old one goes on.
-            let reason = worker.readiness?.message ?? "It \(WorkerLink.describe(status))."
+            let reason =
+                upgrade.isLate
+                ? "It was not ready after \(Upgrade.startSeconds) seconds."
+                : worker.readiness?.message ?? "It \(WorkerLink.describe(status))."
             endUpgrade(failure: "The new program could not go on with the cache. \(reason)")
+        } else if upgrade != nil {
+            // Nobody knows yet whether the new program can.
+            abandonUpgrade("The cache's server died before the new program was ready.")
         }
         switch policy.noteDeath(at: now, wasReady: worker.readiness?.ok == true) {
         case .restart: return startAgain(diedAt: now)
@@ -214,10 +222,34 @@ extension Supervisor {
 /// An upgrade under way: a worker of the new program waits, then the old one is ended and the new
 /// one goes on as after a death, then this process becomes the new program.
 struct Upgrade {
+    /// Until the new worker waits, and from then on until it serves: together less than the two
+    /// minutes that `casadm` waits.
+    static let waitSeconds: UInt64 = 30
+    static let startSeconds: UInt64 = 85
+
     let wish: UpgradeWish
+    /// Of the monotonic clock.
+    private(set) var deadline: UInt64 = 0
     /// Set when the old worker is ended.
-    var oldWorker: pid_t?
+    private(set) var oldWorker: pid_t?
+    /// The new worker was ended because it needed too long.
+    var isLate = false
     var hasBegun: Bool { oldWorker != nil }
+
+    init(_ wish: UpgradeWish) {
+        self.wish = wish
+        setDeadline(Self.waitSeconds)
+    }
+
+    mutating func begin(ending worker: pid_t) {
+        oldWorker = worker
+        setDeadline(Self.startSeconds)
+    }
+
+    private mutating func setDeadline(_ seconds: UInt64) {
+        deadline = MonotonicTime.now + seconds * 1_000_000_000
+        SupervisorEvents.post(.somethingHappened, afterSeconds: seconds)
+    }
 }
 
 /// What a process was doing before it became another program: see `becomeNewProgram`.
@@ -235,7 +267,7 @@ extension Supervisor {
             let wish = try? JSONDecoder().decode(UpgradeWish.self, from: text)
         else { return }
         logger.info("upgrade", metadata: ["program": "\(wish.program)"])
-        upgrade = Upgrade(wish: wish)
+        upgrade = Upgrade(wish)
         spare?.end()
         let link = WorkerLink()
         do throws(ErrorBody) {
@@ -249,9 +281,34 @@ extension Supervisor {
 
     /// The old worker is ended only when the new one has nothing left to do but to go on.
     private func handOver() {
-        guard let upgrade, !upgrade.hasBegun, spare?.isWaiting == true else { return }
-        self.upgrade?.oldWorker = worker.pid
+        guard let upgrade, !upgrade.hasBegun, let spare, spare.isWaiting else { return }
+        guard let versions = spare.versions else {
+            return abandonUpgrade("The new program does not tell its versions.")
+        }
+        if let conflict = versions.conflict(with: RuntimeService.versions) {
+            return abandonUpgrade("The new program \(conflict).")
+        }
+        self.upgrade?.begin(ending: worker.pid)
         kill(worker.pid, SIGKILL)
+    }
+
+    /// Nobody waits for ever for a program that does nothing.
+    private func endLateUpgrade() {
+        guard let upgrade, MonotonicTime.now >= upgrade.deadline else { return }
+        guard upgrade.hasBegun else {
+            return abandonUpgrade(
+                "The new program did nothing for \(Upgrade.waitSeconds) seconds.")
+        }
+        guard worker.pid != upgrade.oldWorker else { return }
+        self.upgrade?.isLate = true
+        kill(worker.pid, SIGKILL)
+    }
+
+    /// The old worker still serves, or is followed by one of its own program.
+    private func abandonUpgrade(_ reason: String) {
+        spare?.end()
+        spare = nil
+        endUpgrade(failure: reason)
     }
 
     private func endUpgrade(failure: String) {
@@ -316,6 +373,14 @@ enum SupervisorEvents {
         var byte = event.rawValue
         _ = write(writeEnd.load(ordering: .relaxed), &byte, 1)
         errno = code
+    }
+
+    static func post(_ event: Event, afterSeconds seconds: UInt64) {
+        let thread = Thread {
+            Thread.sleep(forTimeInterval: Double(seconds) + 0.01)
+            post(event)
+        }
+        thread.start()
     }
 
     /// Waits for the next one.

@@ -13,12 +13,15 @@ final class WorkerLink: @unchecked Sendable {
     private var channel: Int32 = -1
     private var thread: pthread_t?
     private let waits = Atomic(false)
+    private let announced = Mutex<ServerVersions?>(nil)
     private let incoming = Mutex<[UInt8]?>(nil)
     private(set) var line: [UInt8] = []
     private(set) var readiness: Readiness?
 
     /// Whether it has done all that can be done before `go`.
     var isWaiting: Bool { waits.load(ordering: .acquiring) }
+    /// What it says, when it waits, that it agrees with; nil if it does not say so.
+    var versions: ServerVersions? { announced.withLock { $0 } }
 
     init() {}
 
@@ -79,7 +82,10 @@ final class WorkerLink: @unchecked Sendable {
 
     private func awaitLine() {
         guard var line = readLine(from: channel) else { return }
-        if line == Array(WaitingPlace.announcement.utf8) {
+        if line.starts(with: WaitingPlace.announcement.utf8) {
+            let text = Data(line.dropFirst(WaitingPlace.announcement.utf8.count))
+            let versions = try? JSONDecoder().decode(ServerVersions.self, from: text)
+            announced.withLock { $0 = versions }
             waits.store(true, ordering: .releasing)
             SupervisorEvents.post(.somethingHappened)
             guard let next = readLine(from: channel) else { return }
@@ -95,6 +101,13 @@ final class WorkerLink: @unchecked Sendable {
         self.line = line
         readiness = try? JSONDecoder().decode(Readiness.self, from: Data(line))
         return readiness != nil
+    }
+
+    /// Of a process that has ended: what it said why, after a space; else nothing.
+    var lastWords: String {
+        join()
+        _ = takeReadiness()
+        return readiness?.message.map { " " + $0 } ?? ""
     }
 
     /// Lets a process that waits go on.
@@ -129,9 +142,14 @@ package struct WaitingPlace {
     package init(descriptor: Int32) { self.descriptor = descriptor }
 
     /// Nothing is left to be done before.
-    func announce() { ReadyPipe(descriptor: descriptor).say(Self.announcement) }
+    func announce() {
+        let versions = (try? JSONEncoder().encode(RuntimeService.versions)) ?? Data()
+        ReadyPipe(descriptor: descriptor)
+            .say(Self.announcement + String(decoding: versions, as: UTF8.self))
+    }
 
-    static let announcement = "waiting"
+    /// Before the versions.
+    static let announcement = "waiting "
 
     /// When the other worker died; nil if the supervisor is gone, and nobody needs this one.
     func wait() -> UInt64? {

@@ -39,6 +39,20 @@ package struct ServerVersions: Codable, Sendable, Equatable {
         control = Endpoints.protocolVersion
         program = ProgramVersion.current
     }
+
+    /// Why a program of these versions cannot go on after the running one, as the end of a sentence
+    /// about it; nil if it can.
+    package func conflict(with running: ServerVersions) -> String? {
+        if memoryImage != running.memoryImage {
+            return
+                "works with memory images of version \(memoryImage), and the running server with "
+                + "version \(running.memoryImage)"
+        }
+        if control != running.control {
+            return "speaks control protocol \(control), and the running server \(running.control)"
+        }
+        return nil
+    }
 }
 
 /// The end of an upgrade, in the record of the supervisor that carried it out.
