@@ -16,8 +16,8 @@ extension Runner {
         if let conflict = versions.conflict(with: record.versions) {
             throw Failure(
                 attempt,
-                "\(program) \(conflict): stop the cache and load it with the new program. It goes on "
-                    + "as before.")
+                "\(program) \(conflict): stop the cache and load it with the new program. It "
+                    + "goes on as before.")
         }
         let wish = UpgradeWish(wish: UInt64.random(in: 1 ... .max), program: program)
         guard let text = try? JSONEncoder().encode(wish),

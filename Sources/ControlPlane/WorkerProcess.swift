@@ -193,8 +193,8 @@ private struct StopOnSignal: Service {
     }
 }
 
-/// SIGTERM and SIGINT, from the first moment of the process on: they do not end it, and none is lost.
-/// Those that come while the cache is being started are seen when it can be stopped in order.
+/// SIGTERM and SIGINT, from the first moment of the process on: they do not end it, and none is
+/// lost. Those that come while the cache is being started are seen when it can be stopped in order.
 ///
 /// A handler runs in any thread, and maybe long after its signal was sent: a byte in a pipe waits
 /// for whoever looks next, whenever that is.
