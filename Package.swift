@@ -38,7 +38,6 @@ let controlPlane: [Target] = [
             "CSpawn",
             .product(name: "Hummingbird", package: "hummingbird"),
             .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
-            .product(name: "UnixSignals", package: "swift-service-lifecycle"),
             .product(name: "Logging", package: "swift-log"),
             .product(name: "HTTPTypes", package: "swift-http-types"),
             .product(name: "NIOCore", package: "swift-nio"),
@@ -119,7 +118,7 @@ let package = Package(
         tests(
             "ControlPlaneTests",
             [
-                "ControlPlane", "ControlProtocol",
+                "ControlPlane", "ControlProtocol", "ControlClient",
                 .product(name: "Hummingbird", package: "hummingbird"),
                 .product(name: "Logging", package: "swift-log"),
             ]),

@@ -27,8 +27,8 @@ public enum Counter: Int, CaseIterable, Sendable {
 /// The counters of one worker, a row of `Counter.allCases.count` words for each core id.
 ///
 /// Only its worker writes (one block is written by all, with `addShared`); others read plain
-/// aligned words and add up. What a FLUSH must cover they
-/// do see: it was counted before its write was answered, and the FLUSH came after the answer.
+/// aligned words and add up. What a FLUSH must cover they do see: it was counted before its write
+/// was answered, and the FLUSH came after the answer.
 /// Differences may be negative in one worker (it evicted what another one inserted): sums wrap
 /// around to the right answer.
 public struct WorkerCounters: @unchecked Sendable {

@@ -3,8 +3,8 @@ package struct CacheError: Error, Equatable, Sendable, CustomStringConvertible {
     package enum Code: String, Sendable {
         case invalidArgument, permission, notFound, notBlockDevice, busy, tooSmall, incompatible
         case foreignContent, oldMetadata, noMetadata, otherVersion, damaged, sizeMismatch
-        case notCleanlyStopped, cleanlyStopped, cacheExists, coreExists, noSuchCore, tooMany,
-            mounted, interrupted
+        case notCleanlyStopped, cleanlyStopped
+        case cacheExists, coreExists, noSuchCore, tooMany, mounted, interrupted
         case flushRunning, kernel, memory, inputOutput
     }
 

@@ -186,7 +186,7 @@ extension CacheInstance {
             core: id, tag: tag(id), link: link(id), limits: limits,
             queueDepth: options.queueDepth, movement: options.movement)
         let exported: ExportedDevice
-        if isResumed, let left = ExportedDevice.find(plan.tag, publisher.control) {
+        if let left = try takeLeftDevice(plan) {
             exported = try ExportedDevice(
                 resuming: left, plan, control: publisher.control, features: publisher.features,
                 workers: workers)
@@ -195,6 +195,15 @@ extension CacheInstance {
                 plan, control: publisher.control, features: publisher.features, workers: workers)
         }
         state.withLock { $0.cores[id]?.exported = exported }
+    }
+
+    private func takeLeftDevice(_ plan: ExportedDevice.Plan) throws(CacheError) -> DeviceInfo? {
+        do throws(UblkError) {
+            return try leftDevices?.take(plan.tag)
+        } catch {
+            throw CacheError(
+                .kernel, "Taking over the exported device '\(plan.link)' failed: \(error).")
+        }
     }
 
     private func tag(_ id: UInt16) -> ExportedTag {

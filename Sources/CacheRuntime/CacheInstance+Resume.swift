@@ -15,21 +15,38 @@ extension CacheInstance {
     /// looked at than waited for.
     static var patienceAfterDeath: UInt64 { 60 }
 
-    /// How long to wait for the cache device: only for what a dead server of this cache may have
-    /// under way.
-    static func patience(_ options: Options) -> UInt64 {
+    /// Begins what does not need the cache device. Nil if no dead server has left an image to go on
+    /// with; if one has, its last I/O may be under way, and is worth waiting for.
+    static func beginSuccession(
+        _ options: Options, _ publisher: Publisher?
+    ) throws(CacheError) -> Succession? {
+        guard options.load, let left = leftImage(options) else { return nil }
+        let crew = try Crew(options, count: left.workerCount)
+        guard let publisher else { return Succession(crew: crew, devices: nil) }
+        do throws(CacheError) {
+            return Succession(
+                crew: crew,
+                devices: try LeftDevices(cacheUUID: left.cacheUUID, publisher.control))
+        } catch {
+            crew.dismiss()
+            throw error
+        }
+    }
+
+    private static func leftImage(_ options: Options) -> (cacheUUID: UInt128, workerCount: Int)? {
         let descriptor = Glibc.open(options.devicePath, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { return 0 }
+        guard descriptor >= 0 else { return nil }
         defer { close(descriptor) }
         let medium = ReadOnlyMedium(path: options.devicePath, descriptor: descriptor)
         guard case .cache(let superblock)? = try? CacheStore.find(on: medium),
-            superblock.state == .inUse, let device = DeviceIdentity(path: options.devicePath),
+            superblock.state != .cleanlyStopped,
+            let device = DeviceIdentity(path: options.devicePath),
             let identity = try? identity(superblock, device)
-        else { return 0 }
+        else { return nil }
         let found = MemoryImage.find(
             identity, geometry: superblock.geometry, directory: options.imageDirectory)
-        if case .usable = found { return patienceAfterDeath }
-        return 0
+        guard case .usable(let workerCount) = found else { return nil }
+        return (superblock.cacheUUID, workerCount)
     }
 
     private static func identity(
@@ -46,7 +63,7 @@ extension CacheInstance {
     /// Nil if there is nothing to go on with: then the device alone tells what is durable.
     static func resume(
         _ options: Options, _ device: DeviceFile, _ store: CacheStore, _ mode: EngineMode,
-        _ publisher: Publisher?
+        _ publisher: Publisher?, _ begun: Succession?
     ) throws(CacheError) -> CacheInstance? {
         let identity = try identity(store.superblock, device.identity)
         let found = MemoryImage.find(
@@ -74,7 +91,17 @@ extension CacheInstance {
         // It died while it was stopping: from now on what is dirty changes again.
         if store.superblock.state == .stopping { try store.markInUse(session: identity.session) }
         options.milestone("memory image")
-        return try assemble(options, device, store, image, shared, publisher, isResumed: true)
+        let succession: Succession
+        if let begun, begun.crew.count == image.workerCount {
+            succession = begun
+        } else {
+            // Its owner died while the device was being opened.
+            guard let late = try beginSuccession(options, publisher) else {
+                throw notResumable(.absent, store, directory: options.imageDirectory)
+            }
+            succession = late
+        }
+        return try assemble(options, device, store, image, shared, publisher, resuming: succession)
     }
 
     private static func notResumable(
@@ -95,12 +122,14 @@ extension CacheInstance {
             case .otherDevice:
                 "was made for another device: this is a copy, or the device has got another number"
             }
+        let way =
+            found.mayHoldMoreThanTheDevice ? "remove that file and load again" : "load it again"
         return CacheError(
             .notCleanlyStopped,
             "Cache \(store.superblock.cacheID) on '\(store.medium.path)' was not stopped cleanly, "
                 + "and cannot go on: its memory image '\(path)' \(reason). Without it, what was "
                 + "written since the last FLUSH may be lost. To load the cache with what is "
-                + "durable on the device, remove that file and load again.")
+                + "durable on the device, \(way).")
     }
 }
 
@@ -167,7 +196,8 @@ extension CacheInstance {
         options.load = true
         let publisher = try makePublisher()
         let device = try DeviceFile.open(
-            path: devicePath, role: .cache, allowsPlainFile: false, patience: patience(options))
+            path: devicePath, role: .cache, allowsPlainFile: false,
+            patience: leftImage(options) == nil ? 0 : patienceAfterDeath)
         let superblock = try CacheStore.open(device).superblock
         try withdrawExports(of: superblock, publisher, linkDirectory: options.linkDirectory)
         return superblock.cacheID

@@ -24,13 +24,16 @@ extension CacheInstance {
         try checkOptions(options)
         _ = ucas_raise_file_limit()
         let publisher = options.exportsDevices ? try makePublisher() : nil
+        let succession = try beginSuccession(options, publisher)
+        defer { succession?.crew.dismiss() }
         let device = try DeviceFile.open(
             path: options.devicePath, role: .cache, allowsPlainFile: options.allowsPlainFiles,
-            patience: options.load ? patience(options) : 0)
+            patience: succession == nil ? 0 : patienceAfterDeath)
         options.milestone("cache device")
         let instance =
             options.load
-            ? try load(options, device, publisher) : try create(options, device, publisher)
+            ? try load(options, device, publisher, succession)
+            : try create(options, device, publisher)
         do throws(CacheError) {
             try instance.startClock()
             try instance.activateCores()
@@ -180,7 +183,7 @@ extension CacheInstance {
 
 extension CacheInstance {
     private static func load(
-        _ options: Options, _ device: DeviceFile, _ publisher: Publisher?
+        _ options: Options, _ device: DeviceFile, _ publisher: Publisher?, _ succession: Succession?
     ) throws(CacheError) -> CacheInstance {
         let store = try CacheStore.open(device)
         let id = store.superblock.cacheID
@@ -200,7 +203,7 @@ extension CacheInstance {
                 "The cache on '\(device.path)' is in a mode this version does not support.")
         }
         if store.superblock.state != .cleanlyStopped,
-            let resumed = try resume(options, device, store, mode, publisher)
+            let resumed = try resume(options, device, store, mode, publisher, succession)
         {
             return resumed
         }
@@ -278,13 +281,26 @@ extension CacheInstance {
 
     static func assemble(
         _ options: Options, _ device: DeviceFile, _ store: CacheStore, _ image: MemoryImage,
-        _ shared: SharedCache, _ publisher: Publisher?, isResumed: Bool = false,
+        _ shared: SharedCache, _ publisher: Publisher?, resuming succession: Succession? = nil,
         recovery: RecoveredCache? = nil
     ) throws(CacheError) -> CacheInstance {
-        let workers = try startWorkers(options, device, shared)
+        let workers: [Worker]
+        do throws(CacheError) {
+            let used: Crew
+            if let succession {
+                used = succession.crew
+            } else {
+                used = try Crew(options, count: shared.workerCount)
+            }
+            workers = try used.serve(shared, cacheDescriptor: device.descriptor)
+        } catch {
+            shared.deallocate()
+            throw error
+        }
         let instance = try CacheInstance(
             options: options, device: device, store: store, image: image, shared: shared,
-            workers: workers, publisher: publisher, isResumed: isResumed, recovery: recovery)
+            workers: workers, publisher: publisher, isResumed: succession != nil,
+            leftDevices: succession?.devices, recovery: recovery)
         options.milestone("workers")
         instance.state.withLock { state in
             for core in store.configuration.cores {
@@ -292,50 +308,6 @@ extension CacheInstance {
             }
         }
         return instance
-    }
-
-    private static func startWorkers(
-        _ options: Options, _ device: DeviceFile, _ shared: SharedCache
-    ) throws(CacheError) -> [Worker] {
-        let count = shared.workerCount
-        var mailboxes: [Mailbox<WorkerMessage>] = []
-        for _ in 0..<count { mailboxes.append(try Mailbox()) }
-        let board = ReleaseBoard(workerCount: count)
-        let cpus = NativeThread.allowedCPUs()
-        let limits = options.limits
-        let byUserCopy = options.movement == .userCopy
-        // All begin at once, and then the first that cannot is found out.
-        var begun: [Worker] = []
-        var failure: CacheError?
-        do throws(CacheError) {
-            for number in 0..<count {
-                let setup = WorkerSetup(
-                    identity: WorkerIdentity(number: number, mailboxes: mailboxes, board: board),
-                    shared: shared, limits: limits, cacheDescriptor: device.descriptor)
-                begun.append(
-                    try Worker(setup, cpu: cpus[number % cpus.count]) {
-                        UblkFront(
-                            slotCount: limits.requestSlots, shortBuffers: byUserCopy ? 256 : 64,
-                            longBuffers: byUserCopy ? 32 : 8,
-                            requestBytesMax: Int(ExportedLimits.requestBytesMax))
-                    })
-            }
-        } catch {
-            failure = error
-        }
-        var workers: [Worker] = []
-        for worker in begun {
-            do throws(CacheError) {
-                try worker.awaitReady()
-                workers.append(worker)
-            } catch {
-                failure = error
-            }
-        }
-        guard let failure else { return workers }
-        for worker in workers { try? worker.stop() }
-        shared.deallocate()
-        throw failure
     }
 
     /// Opens and exports the cores of a loaded configuration. A core whose device is missing stays

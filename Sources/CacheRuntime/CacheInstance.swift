@@ -82,6 +82,8 @@ package final class CacheInstance: @unchecked Sendable {
     private let clock: DirtyClock
     /// Whether it goes on with the memory image of a process that died.
     package let isResumed: Bool
+    /// What that process has exported.
+    let leftDevices: LeftDevices?
     /// Adopts what nobody has asked for, beside the workers.
     let adoption = Mutex<NativeThread?>(nil)
 
@@ -94,9 +96,10 @@ package final class CacheInstance: @unchecked Sendable {
     init(
         options: Options, device: DeviceFile, store: CacheStore, image: MemoryImage,
         shared: SharedCache, workers: [Worker], publisher: Publisher?, isResumed: Bool,
-        recovery: RecoveredCache?
+        leftDevices: LeftDevices?, recovery: RecoveredCache?
     ) throws(CacheError) {
         self.isResumed = isResumed
+        self.leftDevices = leftDevices
         self.recovery = recovery
         cacheID = store.superblock.cacheID
         self.options = options

@@ -99,8 +99,8 @@ final class ExportedDevice: Sendable {
         return wanted
     }
 
-    /// Takes over a device whose server is gone; on return it is served. After a failure it still
-    /// waits for a server.
+    /// Takes over a device whose recovery has begun; on return it is served. After a failure it
+    /// still waits for a server.
     init(
         resuming info: DeviceInfo, _ plan: Plan, control: ControlDevice, features: Features,
         workers: [Worker]
@@ -118,8 +118,7 @@ final class ExportedDevice: Sendable {
         self.features = features
         self.workers = Array(workers.prefix(Int(info.queueCount)))
         descriptor = try Self.explained(plan) { () throws(UblkError) in
-            try Self.beginRecovery(of: info.id, control)
-            return try ControlDevice.openQueueDevice(info.id)
+            try ControlDevice.openQueueDevice(info.id)
         }
         var plan = plan
         plan.movement = info.features.contains(.userCopy) ? .userCopy : .copy
@@ -130,24 +129,8 @@ final class ExportedDevice: Sendable {
         try makeLink()
     }
 
-    /// The kernel needs some time to notice the end of the old server. On kernels before 6.15 it is
-    /// 30 seconds, if that had all tags of a queue; see `keepOneTagFree`.
-    private static func beginRecovery(
-        of device: UInt32, _ control: ControlDevice
-    ) throws(UblkError) {
-        let deadline = monotonicNanoseconds() + 60_000_000_000
-        while true {
-            do throws(UblkError) {
-                return try control.startRecovery(device: device)
-            } catch {
-                guard error.errno == EBUSY, monotonicNanoseconds() < deadline else { throw error }
-                usleep(1000)
-            }
-        }
-    }
-
     /// All ublk devices of a cache.
-    private static func devices(_ tag: ExportedTag, _ control: ControlDevice) -> [DeviceInfo] {
+    static func devices(_ tag: ExportedTag, _ control: ControlDevice) -> [DeviceInfo] {
         namesInDirectory("/dev").compactMap { name in
             guard name.hasPrefix("ublkc"), let number = UInt32(name.dropFirst(5)),
                 let info = try? control.info(device: number),
@@ -155,16 +138,6 @@ final class ExportedDevice: Sendable {
             else { return nil }
             return info
         }
-    }
-
-    /// The device with this tag, alive or waiting for a server; nil if there is none. What a server
-    /// has left half made, or half ended, is deleted.
-    static func find(_ tag: ExportedTag, _ control: ControlDevice) -> DeviceInfo? {
-        for info in devices(tag, control) where info.serverFlags == tag.rawValue {
-            if info.state != .dead { return info }
-            try? control.delete(device: info.id)
-        }
-        return nil
     }
 
     /// Ends a device that waits for a server: whoever uses it gets errors.

@@ -112,9 +112,10 @@ package final class LoadRun {
                     isBlockDevice: core.isBlockDevice, try Reply()))
             let (pattern, own) = (patterns[number], progress[number])
             let cpu = options.pinsWorkers ? cpus[number % cpus.count] : nil
-            let worker = try Worker(setup, cpu: cpu) {
+            let worker = try Worker(setup.identity, limits: options.limits, cpu: cpu) {
                 LoadFront(pattern: pattern, progress: own, slotCount: slotCount)
             }
+            worker.begin(setup)
             try worker.awaitReady()
             workers.append(worker)
         }

@@ -59,6 +59,8 @@ package final class MemoryImage: @unchecked Sendable {
     private let byteCount: Int
     private let descriptor: Int32
 
+    package static let version = Header.versionValue
+
     /// Where the set pages begin: a huge page may start there.
     private static let pagesOffset = 2 << 20
 

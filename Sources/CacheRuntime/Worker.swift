@@ -11,18 +11,37 @@ final class Worker: Sendable {
     private var mailbox: Mailbox<WorkerMessage> { identity.mailboxes[identity.number] }
 
     private let ready: Reply
+    private let handover: Handover
 
-    /// Starts the thread, which serves a little later: see `awaitReady`.
+    /// Starts the thread. It makes what it needs that has nothing to do with a cache, and waits.
     init<Front: RequestFront & ~Copyable>(
-        _ setup: WorkerSetup, cpu: UInt32?, makeFront: @escaping @Sendable () -> Front?
+        _ identity: WorkerIdentity, limits: EngineLimits, cpu: UInt32?,
+        makeFront: @escaping @Sendable () -> Front?
     ) throws(CacheError) {
-        identity = setup.identity
+        self.identity = identity
         let ready = try Reply()
+        let handover = try Handover()
         self.ready = ready
-        thread = try NativeThread(name: "cas worker \(setup.identity.number)", cpu: cpu) {
-            guard let front = makeFront() else { return ready.set(-ENOMEM) }
-            setup.serve(front: front, ready)
+        self.handover = handover
+        thread = try NativeThread(name: "cas worker \(identity.number)", cpu: cpu) {
+            do throws(RingError) {
+                guard let front = makeFront() else { return ready.set(-ENOMEM) }
+                let tools = try WorkerTools(limits)
+                guard let setup = handover.wait() else { return ready.set(-ECANCELED) }
+                setup.serve(front: front, tools, ready)
+            } catch {
+                ready.set(-error.errno)
+            }
         }
+    }
+
+    /// Gives it the cache it is to serve.
+    func begin(_ setup: WorkerSetup) { handover.give(setup) }
+
+    /// Ends a thread that was given none.
+    func dismiss() {
+        handover.give(nil)
+        thread.join()
     }
 
     /// Returns when the thread serves; if it cannot, it has ended.
@@ -51,6 +70,44 @@ final class Worker: Sendable {
     }
 }
 
+/// A worker thread waits here for its cache.
+private final class Handover: Sendable {
+    private let setup = Mutex<WorkerSetup?>(nil)
+    private let given: Reply
+
+    init() throws(CacheError) { given = try Reply() }
+
+    func give(_ new: WorkerSetup?) {
+        setup.withLock { $0 = new }
+        given.set(0)
+    }
+
+    func wait() -> WorkerSetup? {
+        _ = given.wait()
+        return setup.withLock { $0 }
+    }
+}
+
+/// What a worker thread makes for itself before it knows its cache. The ring belongs to the thread
+/// that makes it.
+struct WorkerTools: ~Copyable {
+    // Room for every transfer, and for a ublk queue's tags besides.
+    static let completionMax: UInt32 = 16384
+    var ring: Ring
+    var cleaning: BufferArena
+
+    init(_ limits: EngineLimits) throws(RingError) {
+        var ring = try Ring(entries: 2048, completions: Self.completionMax)
+        try ring.registerFiles(count: WorkerFile.count)
+        guard
+            let cleaning = BufferArena(
+                bufferBytes: limits.cleaningBatchBytes, count: limits.cleaningBatches)
+        else { throw RingError(step: "get memory", errno: ENOMEM) }
+        self.ring = ring
+        self.cleaning = cleaning
+    }
+}
+
 /// What a worker is made of: everything here may be handed from thread to thread.
 struct WorkerSetup: Sendable {
     let identity: WorkerIdentity
@@ -63,9 +120,11 @@ struct WorkerSetup: Sendable {
     var report: WorkerReport?
 
     /// The life of a worker thread.
-    func serve<Front: RequestFront & ~Copyable>(front: consuming Front, _ ready: Reply) {
+    func serve<Front: RequestFront & ~Copyable>(
+        front: consuming Front, _ tools: consuming WorkerTools, _ ready: Reply
+    ) {
         do throws(RingError) {
-            var loop = try makeLoop(front: front)
+            var loop = try makeLoop(front: front, tools)
             ready.set(0)
             var turns: UInt64 = 0
             while !(loop.backend.shouldEnd && loop.isQuiescent) {
@@ -79,25 +138,18 @@ struct WorkerSetup: Sendable {
         }
     }
 
-    /// The ring belongs to the thread that makes it.
     private func makeLoop<Front: RequestFront & ~Copyable>(
-        front: consuming Front
+        front: consuming Front, _ tools: consuming WorkerTools
     ) throws(RingError) -> TurnLoop<WorkerBackend<Front>> {
-        // Room for every transfer, and for a ublk queue's tags besides.
-        let completionMax: UInt32 = 16384
-        var ring = try Ring(entries: 2048, completions: completionMax)
-        try ring.registerFiles(count: WorkerFile.count)
-        let result = ring.setFile(WorkerFile.cache, descriptor: cacheDescriptor)
+        let result = tools.ring.setFile(WorkerFile.cache, descriptor: cacheDescriptor)
         guard result == 0 else { throw RingError(step: "register a file", errno: -result) }
-        guard
-            let cleaning = BufferArena(
-                bufferBytes: limits.cleaningBatchBytes, count: limits.cleaningBatches)
-        else { throw RingError(step: "get memory", errno: ENOMEM) }
+        let ring = tools.ring
+        let cleaning = tools.cleaning
         let data = DataTable(slotCount: limits.requestSlots)
         var backend = WorkerBackend(
             devices: DeviceRing(ring: ring, capacity: transferMax), front: front, worker: identity,
-            cleaning: cleaning, completionCapacity: Int(completionMax), journal: shared.journal,
-            data: data)
+            cleaning: cleaning, completionCapacity: Int(WorkerTools.completionMax),
+            journal: shared.journal, data: data)
         backend.openMailbox()
         return TurnLoop(
             engine: Engine(

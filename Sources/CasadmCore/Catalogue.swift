@@ -32,7 +32,7 @@ struct CommandSpec: Sendable {
     enum Name: Sendable {
         case start, stop, setMode, addCore, removeCore, list, stats, resetCounters, flush
         case setParameter, getParameter
-        case version, help, zeroMetadata
+        case version, help, zeroMetadata, upgrade
     }
 
     var name: Name
@@ -58,7 +58,7 @@ struct CommandSpec: Sendable {
 enum Catalogue {
     static let commands: [CommandSpec] = [
         start, stop, setParameter, getParameter, setMode, addCore, removeCore, list, stats,
-        resetCounters, flush, version, help, zeroMetadata,
+        resetCounters, flush, version, help, zeroMetadata, upgrade,
     ]
 
     static func command(_ argument: String) -> CommandSpec? {
@@ -273,4 +273,9 @@ enum Catalogue {
                 summary: "Ignore potential dirty data on cache device"),
             answerFormat,
         ])
+
+    private static let upgrade = CommandSpec(
+        name: .upgrade, long: "upgrade",
+        summary: "Let the casd beside this casadm serve a cache that is in use",
+        options: [cacheID, answerFormat])
 }

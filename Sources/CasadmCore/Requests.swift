@@ -16,6 +16,7 @@ enum Request: Equatable {
     case flush(cache: UInt16, core: UInt16?)
     case version
     case zeroMetadata(device: String, force: Bool)
+    case upgrade(cache: UInt16)
 }
 
 struct StatsRequest: Equatable {
@@ -57,6 +58,7 @@ extension Order {
         case .flush: try order(FlushArguments.self, arguments)
         case .version, .help: try order(VersionArguments.self, arguments)
         case .zeroMetadata: try order(ZeroMetadataArguments.self, arguments)
+        case .upgrade: try order(UpgradeArguments.self, arguments)
         }
     }
 
@@ -243,4 +245,13 @@ private struct ZeroMetadataArguments: CommandArguments {
     @Option var outputFormat: String?
 
     func request() throws(UsageError) -> Request { .zeroMetadata(device: device, force: force) }
+}
+
+private struct UpgradeArguments: CommandArguments {
+    @Option var cacheId: String
+    @Option var outputFormat: String?
+
+    func request() throws(UsageError) -> Request {
+        .upgrade(cache: try Values.cacheID(cacheId))
+    }
 }

@@ -23,6 +23,7 @@ struct Runner {
         case .parameters(let cache): try await parameters(cache)
         case .flush(let cache, let core): try await flush(cache, core)
         case .version: version()
+        case .upgrade(let cache): try await upgrade(cache)
         case .zeroMetadata(let device, let force):
             try ZeroMetadata(device: device, force: force).run()
         }

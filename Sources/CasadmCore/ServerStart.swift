@@ -62,7 +62,7 @@ struct ServerStart {
     }
 
     /// Beside this program, else wherever PATH leads.
-    private func programPath() -> String {
+    func programPath() -> String {
         guard !program.contains("/"), let own = Devices.resolved("/proc/self/exe"),
             let slash = own.lastIndex(of: "/")
         else { return program }

@@ -89,12 +89,16 @@ package struct RunningCaches: Sendable {
         names().compactMap(RunDirectory.cacheID(recordName:)).sorted().compactMap(unserved)
     }
 
-    package func unserved(_ id: UInt16) -> Unserved? {
-        guard listener(cacheID: id) == .absent else { return nil }
+    /// What a cache's supervisor has noted.
+    package func record(_ id: UInt16) -> CacheRecord? {
         let path = RunDirectory.recordPath(cacheID: id, in: directory)
-        guard let text = try? String(contentsOfFile: path, encoding: .utf8),
-            let record = try? JSONDecoder().decode(CacheRecord.self, from: Data(text.utf8))
-        else { return nil }
+        guard let text = try? Data(contentsOf: URL(filePath: path)) else { return nil }
+        return try? JSONDecoder().decode(CacheRecord.self, from: text)
+    }
+
+    package func unserved(_ id: UInt16) -> Unserved? {
+        guard listener(cacheID: id) == .absent, let record = record(id) else { return nil }
+        let path = RunDirectory.recordPath(cacheID: id, in: directory)
         return Unserved(record: record, isRestarting: isLocked(path) && record.failure == nil)
     }
 

@@ -19,13 +19,17 @@ package struct ControlServer: Sendable {
         ending = Ending(whenStopped)
     }
 
-    /// The application to be run on the socket; the socket is made when it runs.
-    package func application(socketPath: String, logger: Logger) -> some ApplicationProtocol {
+    /// The application to be run on the socket; the socket is made when it runs. `whenListening` is
+    /// called when clients can connect.
+    package func application(
+        socketPath: String, logger: Logger,
+        whenListening: @escaping @Sendable () -> Void = {}
+    ) -> some ApplicationProtocol {
         Application(
             router: router(),
             configuration: .init(
                 address: .unixDomainSocket(path: socketPath), serverName: "ublk-cas"),
-            logger: logger)
+            onServerRunning: { _ in whenListening() }, logger: logger)
     }
 
     package func router() -> Router<BasicRequestContext> {

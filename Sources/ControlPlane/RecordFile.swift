@@ -10,7 +10,9 @@ package final class RecordFile {
     private var descriptor: Int32 = -1
     private let path: String
 
-    package init(cacheID: UInt16) { path = RunDirectory.recordPath(cacheID: cacheID) }
+    package init(cacheID: UInt16, in directory: String = RunDirectory.path) {
+        path = RunDirectory.recordPath(cacheID: cacheID, in: directory)
+    }
 
     deinit { if descriptor >= 0 { close(descriptor) } }
 

@@ -32,7 +32,7 @@ package final class RuntimeService: CacheService {
         var claimed: RunLock?
         // A loaded cache brings its own id. If that cannot be read, loading will say why.
         let id =
-            options.load
+            options.load && !options.resume
             ? CacheInstance.storedCacheID(devicePath: options.cacheDevice) : options.cacheID
         if id != nil || !options.load { claimed = try RunLock.claim(id) }
         times.note("claim")
@@ -42,6 +42,7 @@ package final class RuntimeService: CacheService {
             wanted.milestone = { times.note($0, logger) }
             return try CacheInstance.start(wanted)
         }
+        let pause = times.milliseconds
         let what = cache.isResumed ? "cache goes on after the death of its server" : "cache running"
         logger.info(
             "\(what)",
@@ -55,7 +56,13 @@ package final class RuntimeService: CacheService {
         let recovery = cache.recovery.map(body)
         if let recovery { report(recovery, cache.cacheID, logger, &warnings) }
         return StartedService(
-            service: RuntimeService(cache), lock: lock, warnings: warnings, recovery: recovery)
+            service: RuntimeService(cache), lock: lock, warnings: warnings, recovery: recovery,
+            pauseMilliseconds: options.diedAt.map { _ in pause })
+    }
+
+    /// What another program must agree with to go on where this one stops.
+    package static var versions: ServerVersions {
+        ServerVersions(memoryImage: MemoryImage.version)
     }
 
     private static func body(_ recovered: RecoveredCache) -> RecoveryBody {
@@ -373,20 +380,22 @@ private final class StartTimes: Sendable {
 
     init(since start: UInt64?) { self.start = start ?? MonotonicTime.now }
 
-    private var milliseconds: String {
+    var milliseconds: UInt64 { (MonotonicTime.now - start) / 1_000_000 }
+
+    private var elapsed: String {
         let tenths = (MonotonicTime.now - start) / 100_000
         return "\(tenths / 10).\(tenths % 10)"
     }
 
     func note(_ step: String) {
-        let time = milliseconds
+        let time = elapsed
         steps.withLock { $0.append("\(step) \(time)") }
     }
 
     /// What comes after the others were told is told by itself.
     func note(_ step: String, _ logger: Logger) {
         if isClosed.load(ordering: .acquiring) {
-            logger.info("\(step)", metadata: ["milliseconds": "\(milliseconds)"])
+            logger.info("\(step)", metadata: ["milliseconds": "\(elapsed)"])
         } else {
             note(step)
         }
@@ -395,6 +404,6 @@ private final class StartTimes: Sendable {
     /// All steps so far.
     var text: String {
         isClosed.store(true, ordering: .releasing)
-        return steps.withLock { $0.joined(separator: ", ") } + ", serving \(milliseconds)"
+        return steps.withLock { $0.joined(separator: ", ") } + ", serving \(elapsed)"
     }
 }

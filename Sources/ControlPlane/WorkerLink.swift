@@ -12,12 +12,36 @@ final class WorkerLink: @unchecked Sendable {
     private(set) var pid: pid_t = -1
     private var channel: Int32 = -1
     private var thread: pthread_t?
+    private let waits = Atomic(false)
+    private let announced = Mutex<ServerVersions?>(nil)
     private let incoming = Mutex<[UInt8]?>(nil)
     private(set) var line: [UInt8] = []
     private(set) var readiness: Readiness?
 
+    /// Whether it has done all that can be done before `go`.
+    var isWaiting: Bool { waits.load(ordering: .acquiring) }
+    /// What it says, when it waits, that it agrees with; nil if it does not say so.
+    var versions: ServerVersions? { announced.withLock { $0 } }
+
+    init() {}
+
+    /// A process that was started by this one before it became another program.
+    init(pid: pid_t, channel: Int32, readiness: Readiness) {
+        self.pid = pid
+        self.channel = channel
+        self.readiness = readiness
+    }
+
+    /// The channel, for the program that this process is about to become.
+    func keepChannel() -> Int32 {
+        _ = fcntl(channel, F_SETFD, 0)
+        return channel
+    }
+
     /// Starts the process. One that `waits` does nothing to the cache before `go`.
-    func start(_ options: StartOptions, waits: Bool) throws(ErrorBody) {
+    func start(
+        _ options: StartOptions, waits: Bool, program: String = "/proc/self/exe"
+    ) throws(ErrorBody) {
         var ends: [Int32] = [-1, -1]
         var code = cspawn_channel(&ends)
         guard code == 0 else { throw Self.failure("Making a channel to the worker failed", code) }
@@ -28,7 +52,7 @@ final class WorkerLink: @unchecked Sendable {
         if waits { arguments.append("--waits") }
         let argv = arguments.map { strdup($0) } + [nil]
         defer { argv.forEach { free($0) } }
-        code = cspawn_server(&pid, "/proc/self/exe", argv, environ, 2, ends[1])
+        code = cspawn_server(&pid, program, argv, environ, 2, ends[1])
         guard code == 0 else {
             close(ends[0])
             throw Self.failure("Starting the worker process failed", code)
@@ -57,7 +81,16 @@ final class WorkerLink: @unchecked Sendable {
     }
 
     private func awaitLine() {
-        guard let line = readLine(from: channel) else { return }
+        guard var line = readLine(from: channel) else { return }
+        if line.starts(with: WaitingPlace.announcement.utf8) {
+            let text = Data(line.dropFirst(WaitingPlace.announcement.utf8.count))
+            let versions = try? JSONDecoder().decode(ServerVersions.self, from: text)
+            announced.withLock { $0 = versions }
+            waits.store(true, ordering: .releasing)
+            SupervisorEvents.post(.somethingHappened)
+            guard let next = readLine(from: channel) else { return }
+            line = next
+        }
         incoming.withLock { $0 = line }
         SupervisorEvents.post(.somethingHappened)
     }
@@ -68,6 +101,13 @@ final class WorkerLink: @unchecked Sendable {
         self.line = line
         readiness = try? JSONDecoder().decode(Readiness.self, from: Data(line))
         return readiness != nil
+    }
+
+    /// Of a process that has ended: what it said why, after a space; else nothing.
+    var lastWords: String {
+        join()
+        _ = takeReadiness()
+        return readiness?.message.map { " " + $0 } ?? ""
     }
 
     /// Lets a process that waits go on.
@@ -100,6 +140,16 @@ package struct WaitingPlace {
     private let descriptor: Int32
 
     package init(descriptor: Int32) { self.descriptor = descriptor }
+
+    /// Nothing is left to be done before.
+    func announce() {
+        let versions = (try? JSONEncoder().encode(RuntimeService.versions)) ?? Data()
+        ReadyPipe(descriptor: descriptor)
+            .say(Self.announcement + String(decoding: versions, as: UTF8.self))
+    }
+
+    /// Before the versions.
+    static let announcement = "waiting "
 
     /// When the other worker died; nil if the supervisor is gone, and nobody needs this one.
     func wait() -> UInt64? {

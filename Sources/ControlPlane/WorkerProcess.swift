@@ -1,3 +1,4 @@
+import CSpawn
 package import ControlProtocol
 import Foundation
 import Glibc
@@ -5,7 +6,6 @@ import Hummingbird
 package import Logging
 import ServiceLifecycle
 import Synchronization
-import UnixSignals
 
 /// The process that serves one cache: devices, worker threads, control interface.
 package struct WorkerProcess {
@@ -38,13 +38,14 @@ package struct WorkerProcess {
     /// Runs until the cache is stopped; returns the process's exit code.
     package func run() async -> Int32 {
         signal(SIGPIPE, SIG_IGN)
-        EarlySignal.catch()
+        let signals = EndSignals()
         umask(0o077)
         let started: StartedService
         do throws(ErrorBody) {
             try prepare(logger)
             var options = options
             if let waitingPlace {
+                waitingPlace.announce()
                 guard let moment = waitingPlace.wait() else { return 0 }
                 options.diedAt = moment
             }
@@ -54,34 +55,37 @@ package struct WorkerProcess {
             ready.report(.failed(error))
             return error.code == ErrorBody.Code.cleanlyStopped ? 0 : 1
         }
-        if EarlySignal.hasCome { return endAtOnce(started) }
+        if signals.hasCome { return endAtOnce(started) }
         let end = EndOfService()
+        let report = ReadinessReport(ready: ready)
         let server = ControlServer(service: started.service) { end.finish() }
         let path = RunDirectory.socketPath(cacheID: started.lock.cacheID)
         started.lock.removeSocket()
+        let application = server.application(socketPath: path, logger: logger) {
+            report.tell(end.isFinished ? .failed(.endedEarly) : started.readiness)
+        }
         let group = ServiceGroup(
             configuration: .init(
                 services: [
-                    .init(service: server.application(socketPath: path, logger: logger)),
+                    .init(service: application),
                     .init(
                         service: StopSignal(end: end),
                         successTerminationBehavior: .gracefullyShutdownGroup),
                     .init(
                         service: StopOnSignal(
-                            service: started.service, end: end, logger: logger),
-                        successTerminationBehavior: .ignore),
-                    .init(
-                        service: ReadinessReport(
-                            path: path, ready: ready, started: started, end: end),
+                            service: started.service, signals: signals, end: end, logger: logger),
                         successTerminationBehavior: .ignore),
                 ], logger: logger))
         var code: Int32 = 0
         do {
             try await group.run()
         } catch {
-            logger.error("The control interface failed: \(error)")
+            let message = "The control interface failed: \(error)"
+            logger.error("\(message)")
+            report.tell(.failed(ErrorBody(code: ErrorBody.Code.failed, message: message)))
             code = 1
         }
+        report.tell(.failed(.endedEarly))
         started.lock.removeSocket()
         return end.isFinished ? code : max(code, stopWithoutControl(started.service))
     }
@@ -111,16 +115,26 @@ package struct StartedService: Sendable {
     package let lock: RunLock
     /// Sentences for the admin: what is not entirely as expected.
     package let warnings: [String]
+    /// What recovery found, if the cache had not been stopped.
     package let recovery: RecoveryBody?
+    /// How long nobody served the cache, if it goes on after another process.
+    package let pauseMilliseconds: UInt64?
 
     package init(
         service: any CacheService, lock: RunLock, warnings: [String],
-        recovery: RecoveryBody? = nil
+        recovery: RecoveryBody? = nil, pauseMilliseconds: UInt64? = nil
     ) {
         self.recovery = recovery
+        self.pauseMilliseconds = pauseMilliseconds
         self.service = service
         self.lock = lock
         self.warnings = warnings
+    }
+
+    fileprivate var readiness: Readiness {
+        .ready(
+            cacheID: lock.cacheID, warnings: warnings, recovery: recovery,
+            pauseMilliseconds: pauseMilliseconds)
     }
 }
 
@@ -154,14 +168,13 @@ private struct StopSignal: Service {
 /// and the cache its orderly end. The next signal tries again.
 private struct StopOnSignal: Service {
     let service: any CacheService
+    let signals: EndSignals
     let end: EndOfService
     let logger: Logger
 
     func run() async throws {
-        let signals = await UnixSignalsSequence(trapping: .sigterm, .sigint)
-        if EarlySignal.hasCome, stop() { return }
-        for await number in signals.cancelOnGracefulShutdown() {
-            logger.info("asked to end by \(number)")
+        for await number in signals.sequence.cancelOnGracefulShutdown() {
+            logger.info("asked to end by signal \(number)")
             if stop() { return }
         }
     }
@@ -180,39 +193,65 @@ private struct StopOnSignal: Service {
     }
 }
 
-/// Signals that come while the cache is being started are not lost, and do not end the process:
-/// they are looked at as soon as the cache can be stopped in order.
-private enum EarlySignal {
+/// SIGTERM and SIGINT, from the first moment of the process on: they do not end it, and none is
+/// lost. Those that come while the cache is being started are seen when it can be stopped in order.
+///
+/// A handler runs in any thread, and maybe long after its signal was sent: a byte in a pipe waits
+/// for whoever looks next, whenever that is.
+private final class EndSignals: Sendable {
     private static let come = Atomic(false)
+    private static let writeEnd = Atomic<Int32>(-1)
 
-    static func `catch`() {
-        come.store(false, ordering: .releasing)
+    /// Their numbers, as they come.
+    let sequence: AsyncStream<UInt8>
+
+    init() {
+        var ends: [Int32] = [-1, -1]
+        let code = cspawn_pipe(&ends)
+        precondition(code == 0, "no pipe could be made")
+        let (stream, continuation) = AsyncStream.makeStream(of: UInt8.self)
+        sequence = stream
+        Self.come.store(false, ordering: .releasing)
+        Self.writeEnd.store(ends[1], ordering: .releasing)
         for number in [SIGTERM, SIGINT] {
-            signal(number) { _ in EarlySignal.come.store(true, ordering: .releasing) }
+            signal(number) { number in EndSignals.note(number) }
         }
+        let readEnd = ends[0]
+        let thread = Thread {
+            var number: UInt8 = 0
+            while true {
+                let count = read(readEnd, &number, 1)
+                if count < 0, errno == EINTR { continue }
+                guard count == 1 else { return }
+                continuation.yield(number)
+            }
+        }
+        thread.start()
     }
 
-    static var hasCome: Bool { come.load(ordering: .acquiring) }
+    var hasCome: Bool { Self.come.load(ordering: .acquiring) }
+
+    /// In a signal handler. A full pipe says enough.
+    private static func note(_ number: Int32) {
+        let code = errno
+        come.store(true, ordering: .releasing)
+        var byte = UInt8(truncatingIfNeeded: number)
+        _ = write(writeEnd.load(ordering: .relaxed), &byte, 1)
+        errno = code
+    }
 }
 
-/// Tells whoever started us, as soon as the control interface answers.
-private struct ReadinessReport: Service {
-    let path: String
-    let ready: ReadyPipe
-    let started: StartedService
-    let end: EndOfService
+/// Tells whoever started us whether the control interface answers: once, and in any case. Whoever
+/// waits for it must not wait for ever, whatever ends first.
+private final class ReadinessReport: Sendable {
+    private let ready: ReadyPipe
+    private let isTold = Atomic(false)
 
-    func run() async throws {
-        for _ in 0..<1000 {
-            if end.isFinished || access(path, F_OK) == 0 { break }
-            try await Task.sleep(for: .milliseconds(5))
-        }
-        ready.report(
-            end.isFinished
-                ? .failed(.endedEarly)
-                : .ready(
-                    cacheID: started.lock.cacheID, warnings: started.warnings,
-                    recovery: started.recovery))
+    init(ready: ReadyPipe) { self.ready = ready }
+
+    /// The first one counts.
+    func tell(_ readiness: Readiness) {
+        if !isTold.exchange(true, ordering: .acquiringAndReleasing) { ready.report(readiness) }
     }
 }
 

@@ -64,14 +64,18 @@ package struct Readiness: Codable, Sendable, Equatable {
     package var warnings: [String]?
     /// What recovery found, if the cache had not been stopped.
     package var recovery: RecoveryBody?
+    /// Of a server that goes on after another one: since the end of that.
+    package var pauseMilliseconds: UInt64?
 
     package static func ready(
-        cacheID: UInt16, warnings: [String] = [], recovery: RecoveryBody? = nil
+        cacheID: UInt16, warnings: [String] = [], recovery: RecoveryBody? = nil,
+        pauseMilliseconds: UInt64? = nil
     ) -> Readiness {
-        var readiness = Readiness(
+        var ready = Readiness(
             ok: true, cacheID: cacheID, warnings: warnings.isEmpty ? nil : warnings)
-        readiness.recovery = recovery
-        return readiness
+        ready.recovery = recovery
+        ready.pauseMilliseconds = pauseMilliseconds
+        return ready
     }
 
     package static func failed(_ error: ErrorBody) -> Readiness {
@@ -90,6 +94,6 @@ package struct Readiness: Codable, Sendable, Equatable {
     }
 
     private enum CodingKeys: String, CodingKey {
-        case ok, cacheID = "cacheId", message, code, warnings, recovery
+        case ok, cacheID = "cacheId", message, code, warnings, recovery, pauseMilliseconds
     }
 }

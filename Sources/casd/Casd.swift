@@ -10,7 +10,8 @@ struct Casd: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "casd",
         abstract: "Serves one cache: an SSD in front of slow block devices.",
-        subcommands: [Supervise.self, Work.self, Withdraw.self], defaultSubcommand: Supervise.self)
+        subcommands: [Supervise.self, Work.self, Withdraw.self, Versions.self],
+        defaultSubcommand: Supervise.self)
 }
 
 /// The options of `casadm -S`, and where to report readiness.
@@ -69,10 +70,16 @@ struct Supervise: AsyncParsableCommand {
 
     @OptionGroup var options: ServerOptions
 
+    @Option(help: .hidden)
+    var takenOver: String?
+
     func run() async throws {
+        let taken = try takenOver.map {
+            try JSONDecoder().decode(TakenOver.self, from: Data($0.utf8))
+        }
         let supervisor = Supervisor(
             options: try options.startOptions(), ready: ReadyPipe(descriptor: options.readyFd),
-            logger: makeLogger("casd.supervisor"))
+            logger: makeLogger("casd.supervisor"), taking: taken)
         throw ExitCode(supervisor.run())
     }
 }
@@ -119,6 +126,16 @@ struct Withdraw: AsyncParsableCommand {
             ready.report(.failed(error))
             throw ExitCode(1)
         }
+    }
+}
+
+struct Versions: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "versions", abstract: "Tell, in JSON, what this program agrees with.")
+
+    func run() async throws {
+        let text = try JSONEncoder().encode(RuntimeService.versions)
+        FileHandle.standardOutput.write(text + Data("\n".utf8))
     }
 }
 

@@ -91,6 +91,7 @@ import Testing
             "-P -i 3 -d 33", "--stats --io-class-id 33 --cache-id 3",
             .stats(StatsRequest(cache: 3, ioClass: .one(33)))
         ),
+        ("--upgrade -i 1", "--upgrade --cache-id 1", .upgrade(cache: 1)),
         ("-Z -i 1", "--reset-counters --cache-id 1", .resetCounters(cache: 1, core: nil)),
         (
             "-Z -i 1 -j 5", "--reset-counters --core-id 5 --cache-id 1",

@@ -1,3 +1,4 @@
+import ControlClient
 import ControlProtocol
 import Testing
 
@@ -30,6 +31,23 @@ import Testing
                 "└core   1    /dev/core              Active       -              /dev/cas2-1",
             ])
         #expect(list.treeLines(.ascii)[2].hasPrefix("+core   1 "))
+    }
+
+    @Test func aCacheWithoutAServerIsThereWithWhatCanBeDone() {
+        let record = CacheRecord(
+            id: 3, device: "/dev/ssd", failure: "The cache is out of service: it died.",
+            log: ["the last words"])
+        let list = CacheList(
+            [], unserved: [.init(record: record, isRestarting: false)], devicePath: { $0 })
+        #expect(list.csvLines()[1] == "cache,3,/dev/ssd,Not running,-,-")
+        let notes = list.notes.joined(separator: "\n")
+        #expect(notes.contains("Cache 3: The cache is out of service: it died."))
+        #expect(notes.contains("casadm --start-cache --load --cache-device /dev/ssd"))
+        #expect(notes.contains("casadm --stop-cache --no-data-flush --cache-id 3"))
+        #expect(notes.contains("    the last words"))
+        let soon = CacheList(
+            [], unserved: [.init(record: record, isRestarting: true)], devicePath: { $0 })
+        #expect(soon.csvLines()[1] == "cache,3,/dev/ssd,Restarting,-,-" && soon.notes.isEmpty)
     }
 
     @Test func csvHasTheColumnsOfOpenCAS() {

@@ -292,6 +292,34 @@ extension ProcessTests {
             #expect(run.complaints.contains("speaks control protocol 999, this program 1."))
         }
 
+        /// Told before its supervisor hears of the wish.
+        @Test(arguments: [
+            (
+                #"{"memoryImage":4,"control":1,"program":"2"}"#,
+                "works with memory images of version 4"
+            ),
+            (#"{"memoryImage":3,"control":2,"program":"2"}"#, "speaks control protocol 2"),
+            ("I am casd.", "does not tell its versions"),
+        ])
+        func anUpgradeToOtherVersionsIsRefused(versions: String, reason: String) async throws {
+            let server = FakeServer(cacheID: 1, in: folder.path) { _ in .hangUp }
+            defer { server.stop() }
+            let record = CacheRecord(
+                id: 1, device: "/dev/x", versions: ServerVersions(memoryImage: 3))
+            try JSONEncoder().encode(record).write(
+                to: URL(filePath: RunDirectory.recordPath(cacheID: 1, in: folder.path)))
+            let program = try folder.file("casd", "#!/bin/sh\necho '\(versions)'\n", mode: 0o755)
+            let environment = [RunDirectory.override: folder.path, "PATH": "/usr/bin:/bin"]
+            let runner = Runner(
+                session: Recorder().session(environment: environment), format: .table,
+                serverProgram: program)
+            let failure = await #expect(throws: Failure.self) {
+                try await runner.run(.upgrade(cache: 1))
+            }
+            #expect(failure.map { "\($0)".contains(reason) } == true)
+            #expect(access(RunDirectory.upgradePath(cacheID: 1, in: folder.path), F_OK) != 0)
+        }
+
         @Test func aServerThatHangsUpIsReported() async {
             let server = FakeServer(cacheID: 1, in: folder.path) { _ in .hangUp }
             defer { server.stop() }

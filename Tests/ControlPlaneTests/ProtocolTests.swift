@@ -17,6 +17,22 @@ import Testing
         return again == value ? text : nil
     }
 
+    @Test func aProgramOfOtherVersionsCannotGoOn() {
+        let running = ServerVersions(memoryImage: 3)
+        var other = running
+        other.program = "99"
+        #expect(other.conflict(with: running) == nil)
+        other.memoryImage = 4
+        #expect(
+            other.conflict(with: running)
+                == "works with memory images of version 4, and the running server with version 3")
+        other = running
+        other.control = 7
+        #expect(
+            other.conflict(with: running)
+                == "speaks control protocol 7, and the running server 1")
+    }
+
     @Test func bodiesHaveTheirNames() throws {
         #expect(
             try Self.roundTrip(ErrorBody(code: "failed", message: "No."))

@@ -85,6 +85,32 @@ import Testing
         }
     }
 
+    /// A signal at any moment of the start: whoever waits for readiness hears something, and the
+    /// cache is stopped once.
+    @Test func aSignalWhileTheControlInterfaceComesUpIsAnswered() async {
+        await #expect(processExitsWith: .success) {
+            for round in 0..<40 {
+                let stage = try Stage()
+                let service = stage.service
+                let worker = stage.worker { _, _ throws(ErrorBody) in
+                    Thread {
+                        usleep(UInt32(round) * 100)
+                        kill(getpid(), SIGTERM)
+                    }.start()
+                    return StartedService(
+                        service: service, lock: try RunLock.claim(5), warnings: [])
+                }
+                let running = Task { await worker.run() }
+                let readiness = await stage.awaitReadiness()
+                let code = await running.value
+                #expect(readiness != nil)
+                #expect(code == 0 || readiness?.ok == false, "round \(round)")
+                #expect(service.calls == ["stop false"])
+                #expect(stage.files == ["cache-5.lock"])
+            }
+        }
+    }
+
     /// Somebody has an exported device open: the cache goes on, and the next signal tries again.
     @Test func aSignalDoesNotEndACacheThatIsInUse() async {
         await #expect(processExitsWith: .success) {

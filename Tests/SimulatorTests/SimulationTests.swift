@@ -54,7 +54,7 @@ import Testing
     }
 
     /// The seeds of the first standstills behind a death between two stores.
-    @Test(.enabled(if: MemoryImageTrap.works), arguments: [2, 6] as [UInt64])
+    @Test(.enabled(if: MemoryImageTrap.works), arguments: [2] as [UInt64])
     func aProcessMayDieBetweenTwoStores(seed: UInt64) throws {
         var scenario = Scenario.short(seed: seed)
         let whole = Simulation(scenario)
