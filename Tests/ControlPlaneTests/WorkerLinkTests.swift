@@ -20,7 +20,7 @@ import Testing
     @Test func aSpareWorkerTellsItsVersionsWhenItWaits() async throws {
         let text = #"{"memoryImage":9,"control":8,"program":"7"}"#
         let link = try link(
-            "echo 'waiting \(text)' >&3; read line <&3; echo \"$line\" >&2; sleep 9")
+            "echo 'waiting \(text)' >&3; read line <&3; echo \"$line\" >&2; exec sleep 9")
         #expect(await eventually { link.isWaiting })
         #expect(link.versions?.memoryImage == 9 && link.versions?.control == 8)
         #expect(!link.takeReadiness())
@@ -28,7 +28,7 @@ import Testing
     }
 
     @Test func oneThatTellsNoneIsKnown() async throws {
-        let link = try link("echo 'waiting ' >&3; sleep 9")
+        let link = try link("echo 'waiting ' >&3; exec sleep 9")
         #expect(await eventually { link.isWaiting })
         #expect(link.versions == nil)
         link.end()
