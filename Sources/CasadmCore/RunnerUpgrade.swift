@@ -69,7 +69,8 @@ extension ServerStart {
 
     /// Asks a `casd` what it agrees with.
     func versions(of path: String) throws(Failure) -> ServerVersions {
-        guard let pipe = popen("'\(path)' versions", "re") else {
+        let quoted = path.replacing("'", with: "'\\''")
+        guard let pipe = popen("'\(quoted)' versions", "re") else {
             throw Failure("Cannot start \(path): \(Self.reason(errno)).")
         }
         var text: [UInt8] = []

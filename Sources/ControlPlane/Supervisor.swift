@@ -332,8 +332,11 @@ extension Supervisor {
             ["casd", "supervise"] + options.arguments(readyDescriptor: nil)
             + ["--taken-over", String(decoding: text, as: UTF8.self)]
         let argv = arguments.map { strdup($0) } + [nil]
+        // A signal that comes before the new program is ready for it would end it.
+        SupervisorEvents.hold(true)
         execv(upgrade.wish.program, argv)
         let code = errno
+        SupervisorEvents.hold(false)
         argv.forEach { free($0) }
         // The old program goes on watching the new worker.
         endUpgrade(
@@ -365,6 +368,16 @@ enum SupervisorEvents {
         for number in [SIGTERM, SIGINT] {
             signal(number) { _ in SupervisorEvents.post(.wishToEnd) }
         }
+        // This may be the program that another one has become.
+        hold(false)
+    }
+
+    /// Whether this thread, and the program that takes its place, keep signals for later.
+    static func hold(_ isHeld: Bool) {
+        var signals = sigset_t()
+        sigemptyset(&signals)
+        for number in [SIGCHLD, SIGHUP, SIGTERM, SIGINT] { sigaddset(&signals, number) }
+        pthread_sigmask(isHeld ? SIG_BLOCK : SIG_UNBLOCK, &signals, nil)
     }
 
     /// Also from a signal handler. A full pipe has enough to wake whoever waits.
