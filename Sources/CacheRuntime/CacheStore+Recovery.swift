@@ -119,21 +119,31 @@ extension CacheStore {
         return crc
     }
 
+    /// Both copies of those that were given up: neither can be relied on.
     private func writeRecovered(
         _ recovery: borrowing Recovery, _ pages: UnsafeMutableRawPointer
     ) throws(CacheError) {
-        let piece = AlignedBytes(count: 4096)
-        for set in 0..<geometry.setCount where recovery.isReplayed(set) {
-            let page = SetPageView(base: pages + Int(set) * SetPageLayout.byteCount)
-            for _ in 0..<(recovery.isEmptied(set) ? 2 : 1) {
-                let sequence = page.sequence + 1
-                page.seal(sequence: sequence)
-                address(piece, 0).copyMemory(from: page.base, byteCount: 4096)
-                try medium.write(
-                    piece.readOnly, at: geometry.setPageOffset(set: set, slot: Int(sequence & 1)))
-            }
+        let sealed = AlignedBytes(count: Int(Self.setsPerPiece) * 4096)
+        for first in stride(from: 0, to: geometry.setCount, by: Int(Self.setsPerPiece)) {
+            let sets = first..<min(first + Self.setsPerPiece, geometry.setCount)
+            try write(sets.filter { recovery.isReplayed($0) }, pages, sealed, first)
+            try write(sets.filter { recovery.isEmptied($0) }, pages, sealed, first)
         }
         try medium.flush()
+    }
+
+    private func write(
+        _ sets: [UInt64], _ pages: UnsafeMutableRawPointer, _ sealed: AlignedBytes,
+        _ first: UInt64
+    ) throws(CacheError) {
+        var bySlot: [[UInt64]] = [[], []]
+        for set in sets {
+            let page = SetPageView(base: pages + Int(set) * SetPageLayout.byteCount)
+            page.seal(sequence: page.sequence + 1)
+            address(sealed, Int(set - first)).copyMemory(from: page.base, byteCount: 4096)
+            bySlot[Int(page.sequence & 1)].append(set)
+        }
+        for slot in 0...1 { try store(bySlot[slot], slot, sealed, first) }
     }
 }
 
