@@ -5,12 +5,15 @@ import CacheFormat
 /// the set pages; of its I/O under way any part lands. Then another process attaches to the pages,
 /// and the kernel sends again whatever was not answered.
 extension Simulation {
+    /// More of them find little, and all that is under way begins anew each time.
+    private static var crashesMax: Int { 100 }
+
     func maybeCrash() {
         let chance = world.scenario.crashesPerHundredThousand
         // Not before something new was asked for: otherwise long requests might never end.
-        guard chance > 0, made > madeBeforeCrash, world.random.below(100_000) < chance else {
-            return
-        }
+        guard chance > 0, crashes < Self.crashesMax, made > madeBeforeCrash,
+            world.random.below(100_000) < chance
+        else { return }
         madeBeforeCrash = made
         crash()
     }

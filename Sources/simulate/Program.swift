@@ -36,6 +36,7 @@ struct Simulate: ParsableCommand {
         let start = clock.now
         let first = seed ?? from
         print("first seed \(first)")
+        TrapReport.install()
         var totals = Totals()
         while seed == nil ? goesOn(totals.seeds, clock.now - start) : totals.seeds < 1 {
             let seed = first &+ totals.seeds
@@ -77,6 +78,7 @@ struct Simulate: ParsableCommand {
     private func play(
         _ scenario: Scenario, _ totals: inout Totals, replay: String
     ) throws -> UInt64 {
+        TrapReport.note(replay: replay)
         let simulation = Simulation(scenario, traced: seed != nil)
         do {
             try simulation.run()
