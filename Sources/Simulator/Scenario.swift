@@ -11,6 +11,8 @@ package struct Scenario {
     package var durability = EngineDurability.flush
     /// Per 100,000 steps: cuts of the power.
     package var powerCutsPer100000 = 0
+    /// Of the moments at which something was promised or became durable: how many are tried.
+    package var trialPercent = 0
     /// The power is cut, or the process dies, at this event, once.
     package var powerCutAt: UInt64?
     package var crashAt: UInt64?
@@ -75,6 +77,7 @@ package struct Scenario {
         hasChecksums = random.chance(80)
         if random.chance(25) { durability = .write }
         if random.chance(60) { powerCutsPer100000 = [5, 20, 100][random.below(3)] }
+        trialPercent = [0, 3, 10, 30][random.below(4)]
         if random.chance(40) { crashesPerHundredThousand = [10, 100, 1000][random.below(3)] }
     }
 }

@@ -27,6 +27,7 @@ package final class Simulation {
     }
 
     package var powerCuts: Int { world.powerCuts }
+    package var trials: Int { world.trials }
     package var eventCount: UInt64 { world.eventCount }
 
     /// Runs to the end; the first rule that does not hold is thrown.

@@ -90,6 +90,7 @@ struct Simulate: ParsableCommand {
         totals.events += simulation.eventCount
         totals.crashes += simulation.crashes
         totals.powerCuts += simulation.powerCuts
+        totals.trials += simulation.trials
         return simulation.eventCount
     }
 }
@@ -99,9 +100,10 @@ private struct Totals {
     var events: UInt64 = 0
     var crashes = 0
     var powerCuts = 0
+    var trials = 0
 
     var text: String {
         "\(seeds) seeds, \(events) events, \(crashes) process crashes, \(powerCuts) power cuts, "
-            + "0 violations"
+            + "\(trials) more tried, 0 violations"
     }
 }
