@@ -14,6 +14,7 @@ let dataPlane: [Target] = [
     .target(name: "CBytes"),
     .target(name: "CLinux"),
     .target(name: "CSpin"),
+    .target(name: "CStoreTrap"),
     .target(name: "Uring", dependencies: ["CLiburing"], swiftSettings: house),
     .target(name: "Ublk", dependencies: ["Uring", "CLinux"], swiftSettings: house),
     .target(name: "CacheFormat", dependencies: ["CBytes"], swiftSettings: house),
@@ -24,7 +25,8 @@ let dataPlane: [Target] = [
         dependencies: ["CacheEngine", "CacheFormat", "Ublk", "Uring", "CLinux"],
         swiftSettings: house),
     .target(
-        name: "Simulator", dependencies: ["CacheEngine", "CacheFormat"], swiftSettings: house),
+        name: "Simulator", dependencies: ["CacheEngine", "CacheFormat", "CStoreTrap"],
+        swiftSettings: house),
 ]
 
 let controlPlane: [Target] = [

@@ -9,7 +9,7 @@ extension Engine {
         guard shared.hasCore(core) else { return false }
         // A dirty map that is not complete would end the sweep early. Whoever cares for this
         // worker's time has seen to it before.
-        shared.finishAdoption()
+        _ = shared.finishAdoption()
         for index in 0..<Cleaner.flushJobMax where !cleaner.jobs[index].isActive {
             cleaner.jobs[index] = FlushJob()
             cleaner.jobs[index].isActive = true

@@ -72,10 +72,17 @@ extension Journal {
             let isHeld =
                 block == state.pointee.sealedThrough
                 && (state.pointee.phase == .flushingData || state.pointee.isToBeRetried)
-            if busy & bit(of: block) == 0, !isHeld { return block }
+            if busy & bit(of: block) == 0, !isHeld, !isForNextCommit(block) { return block }
             block += 1
         }
         return nil
+    }
+
+    /// Sealed for a commit whose process died before it began: the next one has something to say
+    /// in it.
+    private func isForNextCommit(_ block: UInt64) -> Bool {
+        state.pointee.phase == .idle && state.pointee.openRecords == 0
+            && block == state.pointee.openBlock - 1 && block != state.pointee.confirmingBlock
     }
 
     private func begin(block: UInt64) -> JournalAction {
@@ -122,6 +129,7 @@ extension Journal {
             state.pointee.writtenBuffers & bit(of: state.pointee.firstUnwritten) != 0
         {
             state.pointee.writtenBuffers &= ~bit(of: state.pointee.firstUnwritten)
+            inOrder()
             state.pointee.firstUnwritten += 1
         }
         if isConfirmation { confirmed(buffer) }
@@ -142,32 +150,54 @@ extension Journal {
         // Overwritten or not, without a record there is nothing recovery could doubt.
         if state.pointee.uncommittedRecords == 0 { state.pointee.needsDataFirst = false }
         let needsBlock =
-            state.pointee.openRecords > 0 || state.pointee.needsDataFirst || tellsTail
+            state.pointee.openRecords > 0
+            || (state.pointee.needsDataFirst || tellsTail) && !lastSealedIsUntold
         if needsBlock, !canSealOpenBlock(leaving: tellsTail ? 0 : 2) {
             state.pointee.isStarved = true
             return nil
         }
         if needsBlock { sealOpenBlock() }
-        state.pointee.sealedCommit = state.pointee.openCommit
         state.pointee.sealedThrough = state.pointee.openBlock - 1
         state.pointee.isDataFirst = state.pointee.needsDataFirst
-        state.pointee.needsDataFirst = false
-        openNextCommit()
         state.pointee.isOverwritten = false
         state.pointee.sealedRecords = state.pointee.uncommittedRecords
-        state.pointee.uncommittedRecords = 0
+        state.pointee.sealedCommit = state.pointee.openCommit
+        // From here on it is under way, whoever goes on with it.
+        inOrder()
+        state.pointee.phase = .writing
+        inOrder()
+        openCommitBehindSealed()
         return startWriting()
     }
 
-    private func openNextCommit() {
-        state.pointee.openCommit += 1
+    /// Whether the last sealed block is not on its way to the device yet: it can still be given
+    /// something to say.
+    private var lastSealedIsUntold: Bool {
+        let last = state.pointee.openBlock - 1
+        let busy = state.pointee.writingBuffers | state.pointee.writtenBuffers
+        return last >= state.pointee.firstUnwritten && last != state.pointee.confirmingBlock
+            && busy & bit(of: last) == 0
+    }
+
+    /// What was to be minded is the sealed commit's now.
+    func openCommitBehindSealed() {
+        state.pointee.needsDataFirst = false
+        state.pointee.uncommittedRecords = 0
+        inOrder()
+        openNextCommit()
+    }
+
+    func openNextCommit() {
+        let next = state.pointee.openCommit + 1
         // A stamp of 0 means that there is no record.
-        if state.pointee.openCommit & 0xffff == 0 { state.pointee.openCommit += 1 }
+        state.pointee.openCommit = next & 0xffff == 0 ? next + 1 : next
         updateWindow()
     }
 
     /// The failed one again, with the blocks it has.
     private func retryCommit() -> JournalAction {
+        state.pointee.phase = .writing
+        inOrder()
         state.pointee.isToBeRetried = false
         return startWriting()
     }
@@ -176,7 +206,6 @@ extension Journal {
         for index in 0..<Self.pageBuffers where state.pointee.pages[index].phase == .failed {
             state.pointee.pages[index].phase = .waiting
         }
-        state.pointee.phase = .writing
         let isLastUnwritten = state.pointee.firstUnwritten <= state.pointee.sealedThrough
         guard state.pointee.isDataFirst, isLastUnwritten else { return nextAction() }
         state.pointee.phase = .flushingData
@@ -212,6 +241,8 @@ extension Journal {
         let hadRecords = state.pointee.sealedRecords > 0
         let wasConfirmed = state.pointee.confirmed == state.pointee.committed
         state.pointee.committedBlock = state.pointee.sealedThrough
+        // What a block says must not be less than what is noted that it says.
+        inOrder()
         state.pointee.durableCommit = state.pointee.sealedCommit
         state.pointee.durableTail = max(
             state.pointee.durableTail, state.pointee.flushedTail)
@@ -230,6 +261,7 @@ extension Journal {
     private func commitEnded() {
         state.pointee.committed = state.pointee.sealedCommit
         state.pointee.isFailing = false
+        inOrder()
         state.pointee.phase = .idle
         if state.pointee.confirmed == state.pointee.committed {
             state.pointee.wantsConfirmation = false
@@ -240,9 +272,11 @@ extension Journal {
 
     /// Whoever waits for it, or for the one behind it, gets an error.
     private func commitFailed() {
-        state.pointee.failed = state.pointee.openCommit
-        state.pointee.phase = .idle
         state.pointee.isToBeRetried = true
+        inOrder()
+        state.pointee.phase = .idle
+        inOrder()
+        state.pointee.failed = state.pointee.openCommit
         openNextCommit()
         state.pointee.hasNews = true
         for index in 0..<Self.pageBuffers where state.pointee.pages[index].phase == .flushing {
@@ -270,6 +304,7 @@ extension Journal {
             return
         }
         state.pointee.confirmingBlock = state.pointee.openBlock
+        inOrder()
         sealOpenBlock()
     }
 
@@ -281,7 +316,12 @@ extension Journal {
         state.pointee.durableTail = max(
             state.pointee.durableTail, state.pointee.toldTail[buffer])
         updateWindow()
-        if state.pointee.phase == .confirming { commitEnded() }
+        // It may have been on its way since before that commit.
+        if state.pointee.phase == .confirming,
+            state.pointee.confirmed >= state.pointee.sealedCommit
+        {
+            commitEnded()
+        }
     }
 }
 
@@ -298,13 +338,9 @@ extension Journal {
 
     /// Makes room while more than five eighths of the places are needed.
     private func checkpointAction() -> JournalAction? {
-        let waits = (0..<Self.pageBuffers).contains {
-            let phase = state.pointee.pages[$0].phase
-            return phase == .waiting || phase == .written || phase == .failed
-        }
         // Before, they wait for the commit of somebody's FLUSH, which costs nothing more.
-        if isShort, waits || state.pointee.tail > state.pointee.durableTail,
-            !state.pointee.isFailing
+        if isShort, !state.pointee.isFailing,
+            state.pointee.tail > state.pointee.durableTail || hasWaitingPages
         {
             state.pointee.wanted = max(state.pointee.wanted, state.pointee.openCommit)
         }
@@ -318,6 +354,15 @@ extension Journal {
             return .copyPage(set, place)
         }
         return nil
+    }
+
+    /// Pages that a commit would bring further.
+    private var hasWaitingPages: Bool {
+        guard state.pointee.pagesInUse > 0 else { return false }
+        return (0..<Self.pageBuffers).contains {
+            let phase = state.pointee.pages[$0].phase
+            return phase == .waiting || phase == .written || phase == .failed
+        }
     }
 
     private func takeFirstListed(_ set: UInt32, _ place: Int) {

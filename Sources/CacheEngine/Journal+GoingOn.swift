@@ -12,12 +12,10 @@ extension Journal {
         state.pointee.lock.store(0, ordering: .relaxed)
         finishSealing()
         finishChange(pages)
+        finishCommitStep()
         state.pointee.writingBuffers = 0
+        state.pointee.writtenBuffers = 0
         state.pointee.reserved = 0
-        if state.pointee.phase != .idle { state.pointee.isToBeRetried = true }
-        if state.pointee.isToBeRetried { state.pointee.isOverwritten = true }
-        state.pointee.phase = .idle
-        state.pointee.confirmingBlock = 0
         state.pointee.wantsConfirmation = false
         state.pointee.owner = Self.workerNone
         state.pointee.inFlight = 0
@@ -36,13 +34,33 @@ extension Journal {
     private func finishSealing() {
         let open = state.pointee.openBlock
         let view = block(open)
-        if view.session != state.pointee.session || view.sequence != open {
+        if view.session != state.pointee.session || view.sequence != open
+            || view.recordCount == 0
+        {
             view.begin(session: state.pointee.session, sequence: open)
         }
         state.pointee.openRecords = view.recordCount
         // The last one may not have been counted.
         if state.pointee.openRecords > 0, state.pointee.uncommittedRecords == 0 {
             state.pointee.uncommittedRecords = 1
+        }
+    }
+
+    /// Commits that had begun begin again. Their blocks are used again, and no others: otherwise
+    /// deaths in a row would use up the journal.
+    private func finishCommitStep() {
+        if state.pointee.phase != .idle {
+            state.pointee.isToBeRetried = true
+            if state.pointee.openCommit <= state.pointee.sealedCommit { openCommitBehindSealed() }
+        } else if state.pointee.openCommit <= state.pointee.failed {
+            openNextCommit()
+        }
+        if state.pointee.isToBeRetried { state.pointee.isOverwritten = true }
+        inOrder()
+        state.pointee.phase = .idle
+        let confirming = state.pointee.confirmingBlock
+        if confirming < state.pointee.firstUnwritten || confirming >= state.pointee.openBlock {
+            state.pointee.confirmingBlock = 0
         }
     }
 
@@ -63,7 +81,8 @@ extension Journal {
         page.recordNumber = record.number
         if page.firstBlock == 0 { page.firstBlock = state.pointee.openBlock }
         var next = page.state(Int(record.way))
-        next.valid |= record.dirty
+        // What is dirty no more is on the core, or discarded: nobody knows which.
+        next.valid = next.valid & ~(next.recorded & ~record.dirty) | record.dirty
         next.dirty = next.dirty & ~next.recorded | record.dirty
         next.recorded = record.dirty
         next.commitStamp = UInt16(truncatingIfNeeded: state.pointee.openCommit)
@@ -87,13 +106,14 @@ extension Journal {
         state.pointee.olderSets += 1
     }
 
-    /// Every set has been adopted.
-    func allAdopted() {
+    /// Every set has been adopted. True for whoever notes it first.
+    func allAdopted() -> Bool {
         locked {
-            guard state.pointee.mayHaveOlderSets else { return }
+            guard state.pointee.mayHaveOlderSets else { return false }
             state.pointee.mayHaveOlderSets = false
             advanceTail()
             callAttention()
+            return true
         }
     }
 }

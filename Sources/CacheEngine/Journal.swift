@@ -19,6 +19,9 @@ import Synchronization
 /// 3. Nobody makes a record without a reservation, and there is room for every reservation: a
 ///    record, once its write has ended, is never refused.
 ///
+/// 4. A process may die between any two stores to this memory, and another one goes on with it
+///    (`goOn`): wherever the meaning of a store depends on one before it, `inOrder` is between.
+///
 /// The order of locks: a set's lock first, then this one.
 public struct Journal: @unchecked Sendable {
     static let blockBuffers = 64
@@ -160,8 +163,8 @@ struct JournalState: ~Copyable {
     var hasNews = false
     /// Workers to tell when a commit ends or room is made, a bit each.
     var waiters: UInt64 = 0
-    /// The set whose page and journal are being changed together, plus one; 0 if none. After a
-    /// crash of the process in between, all of the set is recorded anew.
+    /// The set whose page and journal are being changed together, plus one; 0 if none. If the
+    /// process dies in between, the next one completes the change from the last record.
     var changingSet: UInt32 = 0
 
     // Sets with records that no page being written includes, in the order of the first of them.
@@ -280,6 +283,9 @@ extension Journal {
         state.pointee.window.store(window.rawValue, ordering: .releasing)
     }
 
+    /// What is stored before this is there when what is stored behind it is.
+    @inline(__always) func inOrder() { atomicMemoryFence(ordering: .releasing) }
+
     func callAttention() { state.pointee.attention.store(1, ordering: .releasing) }
 }
 
@@ -368,11 +374,14 @@ extension Journal {
     func append(_ record: JournalRecord) -> UInt16 {
         reservationEnded(1)
         if state.pointee.openRecords == JournalLayout.recordsMax { sealOpenBlock() }
+        // Before: a process that dies in between leaves a record that is protected.
+        if record.granules != 0, record.checksum == nil { needDataFirst() }
+        inOrder()
         block(state.pointee.openBlock).append(record)
+        inOrder()
         state.pointee.openRecords += 1
         state.pointee.uncommittedRecords += 1
         state.pointee.recordsMade += 1
-        if record.granules != 0, record.checksum == nil { needDataFirst() }
         return UInt16(truncatingIfNeeded: state.pointee.openCommit)
     }
 

@@ -263,13 +263,14 @@ extension SetAccess {
     /// Stores the state and records it. Uses up a reservation.
     ///
     /// `granules` are those written for it, and their data's checksum if that can be relied on.
-    /// Journal and page change together under the journal's lock; what a crash of the process in
-    /// between leaves is recorded again, for the whole set (`changingSet`).
+    /// Journal and page change together under the journal's lock; if the process dies in between,
+    /// the next one completes the change from the record (`changingSet`).
     func record(_ way: Int, _ state: LineState, granules: UInt16, checksum: UInt32?) {
         let journal = shared.journal
         let set = set
         journal.lock()
         journal.state.pointee.changingSet = set + 1
+        journal.inOrder()
         let number = page.recordNumber &+ 1
         var recorded = state
         recorded.commitStamp = journal.append(
@@ -284,6 +285,7 @@ extension SetAccess {
             if page.firstBlock == 0 { page.firstBlock = journal.state.pointee.openBlock }
         }
         setState(way, recorded)
+        journal.inOrder()
         journal.state.pointee.changingSet = 0
         journal.unlock()
     }

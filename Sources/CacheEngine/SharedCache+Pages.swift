@@ -30,11 +30,13 @@ extension SharedCache {
 
     /// Adopts what nobody has asked for yet, one set at a time, beside the workers: on return
     /// counters and dirty maps are complete. Any thread may call it, and costs nothing later.
-    public func finishAdoption() {
-        if isAdopted { return }
+    ///
+    /// True if the journal may go on now that could not before: then a worker has to take a turn.
+    public func finishAdoption() -> Bool {
+        if isAdopted { return false }
         adopt(sets: 0..<UInt32(geometry.setCount))
         control.pointee.isAdopted.store(true, ordering: .releasing)
-        journal.allAdopted()
+        return journal.allAdopted()
     }
 
     /// A piece of that, for somebody who has time.

@@ -1,3 +1,5 @@
+import Synchronization
+
 /// One change of a set's lines, as the journal keeps it.
 ///
 /// It is absolute: it says what holds afterwards, so that replaying it twice is replaying it once.
@@ -126,6 +128,7 @@ extension JournalBlockView {
         bytes.store(new.dirty, JournalLayout.dirty)
         bytes.store(new.checksum ?? 0, JournalLayout.dataChecksum)
         bytes.store(new.number, JournalLayout.number)
+        atomicMemoryFence(ordering: .releasing)
         let count = UInt8(truncatingIfNeeded: index % JournalLayout.recordsPerSector + 1)
         sector(index / JournalLayout.recordsPerSector).store(count, JournalLayout.recordCount)
     }

@@ -251,22 +251,38 @@ extension CacheInstance {
     private func forget(_ id: UInt16) throws(CacheError) {
         try endExport(id)
         shared.setHasDevice(id, false)
-        while !shared.dropLines(core: id) { usleep(2_000) }
+        guard dropLines(id) else { throw stays(id) }
         for worker in workers {
             while try worker.ask({ .detachCore(core: id, $0) }) == -EBUSY { usleep(2_000) }
         }
         // The journal must not say anything of this core to another one of its id.
-        guard try commitJournal() else {
-            throw CacheError(
-                .inputOutput,
-                "Writing the journal to the cache device '\(device.path)' failed: core \(id) stays "
-                    + "in the configuration of cache \(cacheID), without its exported device.")
-        }
+        guard try commitJournal() else { throw stays(id) }
         shared.removeCore(id)
         state.withLock { _ = $0.cores.removeValue(forKey: id) }
         var configuration = store.configuration
         configuration.cores.removeAll { $0.id == id }
         try store.save(configuration)
+    }
+
+    /// False if that would need the journal, and it cannot be written.
+    private func dropLines(_ id: UInt16) -> Bool {
+        while true {
+            switch shared.dropLines(core: id) {
+            case .done: return true
+            case .journalFails: return false
+            case .again: break
+            }
+            // Whatever the journal waits for, a worker has to find it.
+            workers.first?.post(.journal)
+            usleep(2_000)
+        }
+    }
+
+    private func stays(_ id: UInt16) -> CacheError {
+        CacheError(
+            .inputOutput,
+            "Writing the journal to the cache device '\(device.path)' failed: core \(id) stays in "
+                + "the configuration of cache \(cacheID), without its exported device.")
     }
 
     /// Makes everything durable that the cache holds by now; false if that failed.

@@ -26,7 +26,7 @@ extension CacheInstance {
 
     /// A flush of the whole cache would leave out the dirty data of inactive cores.
     func refuseInactive() throws(CacheError) {
-        shared.finishAdoption()
+        finishAdoption()
         let inactive = state.withLock { state in
             state.cores.values.filter { $0.device == nil }.map(\.id)
         }
@@ -41,7 +41,7 @@ extension CacheInstance {
     /// Cleans cores side by side.
     func clean(_ ids: [UInt16], cancelled: () -> Bool) throws(CacheError) {
         // Not on a worker's time.
-        shared.finishAdoption()
+        finishAdoption()
         let claimed = try claim(ids)
         defer { unclaim(claimed) }
         var replies: [(core: UInt16, reply: Reply)] = []

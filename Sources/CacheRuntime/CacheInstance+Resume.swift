@@ -126,8 +126,14 @@ extension CacheInstance {
             shared.adopt(sets: first..<min(first + 64, setCount))
             usleep(100)
         }
-        shared.finishAdoption()
+        finishAdoption()
         options.milestone("all sets adopted")
+    }
+
+    /// On return counters and dirty maps are complete.
+    func finishAdoption() {
+        // The journal may have waited for it, and all workers for the journal.
+        if shared.finishAdoption() { workers.first?.post(.journal) }
     }
 
     func endAdoption() {

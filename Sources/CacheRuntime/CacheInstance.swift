@@ -141,7 +141,7 @@ package final class CacheInstance: @unchecked Sendable {
 
 extension CacheInstance {
     package func snapshot() -> InstanceStatus {
-        shared.finishAdoption()
+        finishAdoption()
         noteDirtyTimes()
         var status = InstanceStatus()
         status.cacheID = cacheID

@@ -16,6 +16,8 @@ package struct Scenario {
     /// The power is cut, or the process dies, at this event, once.
     package var powerCutAt: UInt64?
     package var crashAt: UInt64?
+    /// It dies within the turn that follows, after so many stores to the memory image.
+    package var crashAfterStores: UInt64?
     package var coreCount = 1
     /// Sectors of each core.
     package var coreSectors = 0

@@ -10,6 +10,8 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
     private(set) var isAsleep = false
     /// Room left in the "ring" this turn, so that commands have to be carried over.
     var room = 1
+    /// The process dies in this turn: nothing it has prepared will ever be submitted.
+    var isDying = false
 
     init(world: World, worker: Int, clients: SlotClients) {
         self.world = world
@@ -32,12 +34,13 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
         guard let client = world.underWay[origin] else {
             preconditionFailure("the loop names a request it was not given")
         }
-        if clients.slots[slot] != nil { world.fail("a slot was given out twice") }
+        if clients.slots[slot] != nil, !isDying { world.fail("a slot was given out twice") }
         clients.slots[slot] = client
         client.slot = slot
     }
 
     mutating func prepare(_ prepared: UnsafePointer<Command>) -> Bool {
+        if isDying { return true }
         let command = prepared.pointee
         guard room > 0 else { return false }
         room -= 1
@@ -62,6 +65,7 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
     }
 
     mutating func answer(slot: UInt32, result: Int32, keepsBuffer: Bool) {
+        if isDying { return }
         guard let client = clients.slots[slot] else {
             world.fail("an answer for nobody")
             return

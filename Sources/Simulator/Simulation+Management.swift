@@ -118,9 +118,11 @@ extension Simulation {
             core.removal = .flushing
             world.submit(Request(.flush, core: core.id), core)
         case .flushing:
-            guard world.shared.dropLines(core: core.id) else { return }
+            guard world.shared.dropLines(core: core.id) == .done else {
+                return world.wakeForJournal()
+            }
             core.removal = .committing(world.shared.requestCommit())
-            world.inboxes[0].append(.setReleased(Engine.journalSet))
+            world.wakeForJournal()
         case .committing(let commit):
             // What the journal says of its lines must not meet another core of this id.
             guard let isWell = world.shared.commitOutcome(commit) else { return }

@@ -9,6 +9,8 @@ package final class Simulation {
     let world: World
     var workers: [SimulatedWorker] = []
     package var crashes = 0
+    /// The process died before the end of its last turn.
+    package var diedInTurn = false
     var madeBeforeCrash = 0
     private(set) var made = 0
     var removing: SimulatedCore?
@@ -38,7 +40,7 @@ package final class Simulation {
             step()
             if cutIsDue { cutPower() }
             if let event = world.scenario.crashAt, crashes == 0, world.eventCount >= event {
-                crash()
+                crash(afterStores: world.scenario.crashAfterStores)
             }
             try playAbsence()
             idleSteps = made == before ? idleSteps + 1 : 0
@@ -48,7 +50,7 @@ package final class Simulation {
         }
         try drain()
         if world.scenario.errorPerMille == 0 { try flushAll() }
-        world.shared.finishAdoption()
+        world.finishAdoption()
         world.shared.checkInvariants(quiescent: true)
     }
 
@@ -69,7 +71,7 @@ package final class Simulation {
     private func adoptSome() {
         let set = UInt32(world.random.below(world.scenario.setCount))
         if world.random.chance(5) { world.shared.adopt(sets: set..<set + 1) }
-        if world.random.chance(1) { world.shared.finishAdoption() }
+        if world.random.chance(1) { world.finishAdoption() }
     }
 
     private var cutIsDue: Bool {
@@ -115,7 +117,7 @@ package final class Simulation {
     }
 
     func drain() throws(Violation) {
-        world.shared.finishAdoption()
+        world.finishAdoption()
         var idle = 0
         var turns = 0
         while idle < 3 {
@@ -172,6 +174,11 @@ final class SimulatedWorker {
 
     func turn() {
         if loop.backend.isRunnable { loop.turn(mayWait: true) }
+    }
+    /// The last turn of its process. False if it had fewer stores to the memory image.
+    func die(afterStores stores: UInt64, _ image: MemoryImageTrap) -> Bool {
+        loop.backend.isDying = true
+        return image.run(untilStores: stores) { loop.turn(mayWait: false) }
     }
     var isQuiescent: Bool { loop.isQuiescent }
     var isRunnable: Bool { loop.backend.isRunnable }

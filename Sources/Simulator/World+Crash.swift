@@ -15,13 +15,19 @@ extension Simulation {
             world.random.below(100_000) < chance
         else { return }
         madeBeforeCrash = made
-        crash()
+        let stores = [1, 8, 64, 512][world.random.below(4)]
+        crash(afterStores: world.random.chance(50) ? UInt64(world.random.below(stores)) : nil)
     }
 
     /// Operations of control threads end with their process: a flush, a mode change that had not
     /// come to its end, the removal of a core before it is forgotten.
-    func crash() {
+    /// With `stores`, after so many stores of a turn.
+    func crash(afterStores stores: UInt64?) {
         crashes += 1
+        if let stores, MemoryImageTrap.works {
+            diedInTurn = workers[world.random.below(workers.count)]
+                .die(afterStores: stores, world.imageTrap)
+        }
         world.crash()
         workers = []
         world.attachAgain()

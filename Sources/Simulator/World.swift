@@ -11,6 +11,11 @@ final class World {
     var shared: SharedCache
     let pages: UnsafeMutableRawPointer
     let journalMemory: UnsafeMutableRawPointer
+    private(set) lazy var imageTrap = MemoryImageTrap([
+        UnsafeMutableRawBufferPointer(
+            start: pages, count: scenario.setCount * SetPageLayout.byteCount),
+        UnsafeMutableRawBufferPointer(start: journalMemory, count: Journal.byteCount),
+    ])
     /// Names the journal blocks since the last start.
     private(set) var session: UInt64 = 1
     let cacheDevice: SimulatedDevice
@@ -97,6 +102,13 @@ final class World {
             canDiscard: scenario.canDiscard)
         core.isAttached = true
     }
+
+    /// As the product's control threads do it.
+    func finishAdoption() {
+        if shared.finishAdoption() { wakeForJournal() }
+    }
+
+    func wakeForJournal() { inboxes[0].append(.setReleased(Engine.journalSet)) }
 
     func fail(_ text: String) {
         if violation == nil { violation = Violation(seed: scenario.seed, text: text) }

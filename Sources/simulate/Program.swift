@@ -25,6 +25,16 @@ struct Simulate: ParsableCommand {
             """)
     var everyEvent = false
 
+    @Flag(
+        help: """
+            With --every-event: the process dies after every single store to its memory image, \
+            too.
+            """)
+    var everyStore = false
+
+    @Option(help: "Replay: with --crash-at, after so many stores of a turn.")
+    var stores: UInt64?
+
     @Option(help: "Replay: with --every-event, the power cut at this event alone.")
     var cutAt: UInt64?
 
@@ -59,9 +69,15 @@ struct Simulate: ParsableCommand {
         var scenario = Scenario.short(seed: seed)
         scenario.powerCutAt = cutAt
         scenario.crashAt = crashAt
+        scenario.crashAfterStores = stores
         let eventCount = try play(scenario, &totals, replay: "--every-event --seed \(seed)")
+            .eventCount
         guard cutAt == nil, crashAt == nil else { return }
         for event in 1...eventCount {
+            if everyStore {
+                try playEveryStore(scenario, event, &totals)
+                continue
+            }
             scenario.powerCutAt = event
             scenario.crashAt = nil
             try play(
@@ -73,11 +89,24 @@ struct Simulate: ParsableCommand {
         }
     }
 
-    /// Returns how many events there were.
+    private func playEveryStore(
+        _ unbroken: Scenario, _ event: UInt64, _ totals: inout Totals
+    ) throws {
+        var scenario = unbroken
+        scenario.crashAt = event
+        for stores in UInt64(0)... {
+            scenario.crashAfterStores = stores
+            let replay =
+                "--every-event --seed \(scenario.seed) --crash-at \(event) --stores \(stores)"
+            let simulation = try play(scenario, &totals, replay: replay)
+            guard simulation.diedInTurn else { return }
+        }
+    }
+
     @discardableResult
     private func play(
         _ scenario: Scenario, _ totals: inout Totals, replay: String
-    ) throws -> UInt64 {
+    ) throws -> Simulation {
         TrapReport.note(replay: replay)
         let simulation = Simulation(scenario, traced: seed != nil)
         do {
@@ -91,7 +120,7 @@ struct Simulate: ParsableCommand {
         totals.crashes += simulation.crashes
         totals.powerCuts += simulation.powerCuts
         totals.trials += simulation.trials
-        return simulation.eventCount
+        return simulation
     }
 }
 

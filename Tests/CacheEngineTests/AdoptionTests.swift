@@ -49,12 +49,12 @@ import Testing
         let bench = try Self.filled()
         let next = Successor(bench)
         _ = next.shared.place(ofLine: 16, core: 1)
-        next.shared.finishAdoption()
+        _ = next.shared.finishAdoption()
         #expect(next.shared.isAdopted)
         #expect(next.sum(.dirtyLines) == 8 && next.sum(.occupiedLines) == 8)
         let map = try #require(next.shared.dirtyMap(1))
         #expect((0..<8).allSatisfy { map.contains($0) } && map.next(from: 8) == nil)
-        next.shared.finishAdoption()
+        _ = next.shared.finishAdoption()
         #expect(next.sum(.dirtyLines) == 8)
         next.shared.checkInvariants(quiescent: true)
     }
@@ -76,7 +76,7 @@ import Testing
         page.replacement[place.way] |=
             Replacement.rewritten | Replacement.overwritten | Replacement.staleOnCore
         let next = Successor(bench)
-        next.shared.finishAdoption()
+        _ = next.shared.finishAdoption()
         let transient =
             Replacement.rewritten | Replacement.overwritten | Replacement.staleOnCore
         #expect(page.replacement[place.way] & transient == 0)
@@ -98,14 +98,14 @@ import Testing
             page.fingerprints[7] = hasFingerprint ? fingerprint : 0
             page.replacement[7] = hasByte ? occupied : 0
             let absent = Successor(bench)
-            absent.shared.finishAdoption()
+            _ = absent.shared.finishAdoption()
             #expect(absent.shared.place(ofLine: 5, core: 1) == nil)
             #expect(page.fingerprints[7] == 0 && page.replacement[7] == 0)
             page.setState(7, LineState(rawValue: 0x0f | 0x03 << 16))
             page.fingerprints[7] = hasFingerprint ? fingerprint : 0
             page.replacement[7] = hasByte ? occupied : 0
             let present = Successor(bench)
-            present.shared.finishAdoption()
+            _ = present.shared.finishAdoption()
             #expect(present.shared.place(ofLine: 5, core: 1)?.way == 7)
             #expect(present.sum(.dirtyLines) == 1)
             present.shared.checkInvariants(quiescent: true)
@@ -161,9 +161,12 @@ import Testing
         let bench = try Self.filled(setCount: 64)
         let next = Successor(bench, workerCount: 4)
         let shared = next.shared
-        await withTaskGroup(of: Void.self) { group in
+        let ends = await withTaskGroup(of: Bool.self) { group in
             for _ in 0..<4 { group.addTask { shared.finishAdoption() } }
+            return await group.reduce(0) { $0 + ($1 ? 1 : 0) }
         }
+        // One of them is to wake a worker.
+        #expect(ends == 1)
         #expect(next.sum(.dirtyLines) == 8)
         next.shared.checkInvariants(quiescent: true)
     }
@@ -197,7 +200,7 @@ import Testing
             let place = try #require(bench.shared.place(ofLine: 16, core: 1))
             AdoptionTests.spoil(bench.shared.page(place.set), place.way, kind: 0)
             let next = Successor(bench)
-            next.shared.finishAdoption()
+            _ = next.shared.finishAdoption()
             _ = next.sum(.dirtyLines)
         }
     }

@@ -158,7 +158,7 @@ import Testing
         let bench = try Bench(.writeBack)
         try bench.write(8, 16, 1)
         bench.finishAll()
-        #expect(bench.shared.dropLines(core: 1))
+        #expect(bench.shared.dropLines(core: 1) == .done)
         let commit = bench.shared.requestCommit()
         #expect(bench.finishAll() == ["journal 1", "flushCache"])
         #expect(bench.shared.commitOutcome(commit) == true)

@@ -143,7 +143,7 @@ private final class Memory {
         let bench = try Bench(.writeThrough)
         try bench.write(0, 8, 1)
         bench.finishAll()
-        #expect(bench.shared.dropLines(core: 1))
+        #expect(bench.shared.dropLines(core: 1) == .done)
         bench.shared.removeCore(1)
         bench.addCore(1)
         #expect(Counter.allCases.allSatisfy { bench.sum($0) == 0 })

@@ -53,6 +53,46 @@ import Testing
             })
     }
 
+    /// The seeds of the first standstills behind a death between two stores.
+    @Test(.enabled(if: MemoryImageTrap.works), arguments: [2, 6] as [UInt64])
+    func aProcessMayDieBetweenTwoStores(seed: UInt64) throws {
+        var scenario = Scenario.short(seed: seed)
+        let whole = Simulation(scenario)
+        try whole.run()
+        var deaths = 0
+        for event in stride(from: UInt64(40), to: whole.eventCount, by: 41) {
+            scenario.crashAt = event
+            for stores in UInt64(0)..<8 {
+                scenario.crashAfterStores = stores
+                let simulation = Simulation(scenario)
+                try simulation.run()
+                guard simulation.diedInTurn else { break }
+                deaths += 1
+            }
+        }
+        #expect(deaths > 0)
+    }
+
+    @Test(.enabled(if: MemoryImageTrap.works)) func anImageIsLeftAsItWasBetweenTwoStores() {
+        let count = 8192
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: count, alignment: 4096)
+        defer { memory.deallocate() }
+        memory.initializeMemory(as: UInt8.self, repeating: 0, count: count)
+        let trap = MemoryImageTrap([UnsafeMutableRawBufferPointer(start: memory, count: count)])
+        func storeFour() {
+            for place in [0, 5000, 8, 4999] {
+                (memory + place).storeBytes(of: UInt8(place & 0xff) | 1, as: UInt8.self)
+            }
+        }
+        for stores in UInt64(0)...5 {
+            memory.initializeMemory(as: UInt8.self, repeating: 0, count: count)
+            #expect(trap.run(untilStores: stores, storeFour) == (stores < 4))
+            let there = [0, 5000, 8, 4999].map { memory.load(fromByteOffset: $0, as: UInt8.self) }
+            #expect(there.filter { $0 != 0 }.count == min(Int(stores), 4))
+            #expect(there.prefix(min(Int(stores), 4)).allSatisfy { $0 != 0 })
+        }
+    }
+
     /// Seeds from before processes died in the simulator play what they played then.
     @Test(arguments: regressions)
     func aSeedPlaysWithoutDeathsToo(seed: UInt64) throws {

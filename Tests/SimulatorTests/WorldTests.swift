@@ -46,7 +46,7 @@ import Testing
         stage.play(.write, 8, 8)
         #expect(stage.violation == nil)
         // The only copy of what was written is dropped: the core still has zeroes.
-        #expect(stage.world.shared.dropLines(core: 0))
+        #expect(stage.world.shared.dropLines(core: 0) == .done)
         stage.play(.read, 8, 8)
         #expect(stage.violation?.contains("sector 8 was read as 0") == true)
     }
