@@ -6,8 +6,9 @@ package struct Scenario {
     package var lineBytes: UInt32 = 4096
     package var setCount = 2
     package var journalBlocks = 32
-    /// Whether the journal's records have checksums of the data.
-    package var hasChecksums = true
+    /// Whether the journal's records have checksums of the data: those of even workers, and those
+    /// of odd ones. The product has all or none; both together put more to the test.
+    package var hasChecksums = (even: true, odd: true)
     package var durability = EngineDurability.flush
     /// Per 100,000 steps: cuts of the power.
     package var powerCutsPer100000 = 0
@@ -65,7 +66,7 @@ package struct Scenario {
         discardPercent = random.chance(30) ? 1 + random.below(8) : 0
         hotSectors = [64, 512, coreSectors, coreSectors][random.below(4)]
         alignmentSectors = random.chance(50) ? 1 : 8
-        errorPerMille = random.chance(20) ? 1 + random.below(30) : 0
+        errorPerMille = random.chance(25) ? 1 + random.below([30, 150][random.below(2)]) : 0
         canDiscard = random.chance(70)
         if random.chance(40) { modeSwitchPerMille = 1 + random.below(10) }
         if random.chance(60) { coreFlushPerMille = 1 + random.below(20) }
@@ -76,11 +77,44 @@ package struct Scenario {
         limits.cleaningBatchBytes = [131072, 524288][random.below(2)]
         hasAbsentCore = coreCount > 1 && random.chance(25)
         journalBlocks = [16, 24, 64, 400][random.below(4)]
-        hasChecksums = random.chance(80)
+        hasChecksums = (even: random.chance(80), odd: random.chance(80))
         if random.chance(25) { durability = .write }
         if random.chance(60) { powerCutsPer100000 = [5, 20, 100][random.below(3)] }
         trialPercent = [0, 3, 10, 30][random.below(4)]
         if random.chance(40) { crashesPerHundredThousand = [10, 100, 1000][random.below(3)] }
+        switch random.below(100) {
+        case 0..<15: crowdCommits(&random)
+        case 15..<25: crowdDiscards(&random)
+        default: break
+        }
+    }
+
+    /// Small writes to the same few lines, and commits all the time, in a small journal.
+    private mutating func crowdCommits(_ random: inout SeededRandom) {
+        mode = .writeBack
+        journalBlocks = 16 + random.below(9)
+        flushPercent = 5 + random.below(25)
+        forceUnitAccessPercent = random.below(40)
+        writePercent = 90
+        requestSectorsMax = [8, 8, 64][random.below(3)]
+        hotSectors = [64, 512, coreSectors][random.below(3)]
+        depth = 16 + random.below(48)
+        modeSwitchPerMille = 0
+        trialPercent = 10
+    }
+
+    /// What is dirty is discarded, and its place written in all modes.
+    private mutating func crowdDiscards(_ random: inout SeededRandom) {
+        discardPercent = 10 + random.below(20)
+        forceUnitAccessPercent = random.below(60)
+        writePercent = 80
+        requestSectorsMax = [8, 16, 64][random.below(3)]
+        hotSectors = [64, 512][random.below(2)]
+        alignmentSectors = 8
+        canDiscard = true
+        modeSwitchPerMille = [0, 30][random.below(2)]
+        coreFlushPerMille = [0, 30][random.below(2)]
+        trialPercent = 10
     }
 }
 

@@ -12,16 +12,9 @@ extension World {
 
     private func tryCut() {
         trials += 1
-        let percents = [0, 0, 100, random.below(101)]
         // Metadata and data apart: the one without the other is what hurts.
-        let cache = SurvivingDevice(
-            cacheDevice, transfers, metadataPercent: percents[random.below(4)],
-            dataPercent: percents[random.below(4)], &random)
-        let left = cores.map { core in
-            SurvivingDevice(
-                core.device, transfers.filter { device(of: $0.command) === core.device },
-                metadataPercent: 0, dataPercent: percents[random.below(4)], &random)
-        }
+        let cache = survivors(of: cacheDevice)
+        let left = cores.map { survivors(of: $0.device) }
         let isDamaged = random.chance(20) && damage(cache)
         guard let pages = recoveredPages(cache, isDamaged: isDamaged) else { return }
         defer { pages.deallocate() }
@@ -29,6 +22,14 @@ extension World {
         for core in cores where core.isAttached {
             checkTrial(core, left[Int(core.id)], cache, dirty)
         }
+    }
+
+    private func survivors(of device: SimulatedDevice) -> SurvivingDevice {
+        let percents = [0, 0, 100, random.below(101)]
+        return SurvivingDevice(
+            device, transfers.filter { self.device(of: $0.command) === device },
+            metadataPercent: percents[random.below(4)], isTorn: random.chance(40),
+            dataPercent: percents[random.below(4)], &random)
     }
 
     /// Nil if the recovery refuses, which it may only if something is damaged.
@@ -160,22 +161,29 @@ final class SurvivingDevice {
     /// By offset: blocks of metadata that are not as the device durably has them.
     private var blocks: [UInt64: UnsafeMutableRawPointer] = [:]
 
+    /// Metadata survives in blocks, unless it is torn.
     init(
         _ device: SimulatedDevice, _ transfers: [SimulatedTransfer], metadataPercent: Int,
-        dataPercent: Int, _ random: inout SeededRandom
+        isTorn: Bool, dataPercent: Int, _ random: inout SeededRandom
     ) {
         self.device = device
+        var block = (index: -1, survives: false)
         for sector in device.unflushed.sorted() {
-            if sector < device.metadata.current.count {
-                guard random.chance(metadataPercent) else { continue }
-                keep(metadata: sector, device.metadata.current.address(sector))
-            } else if random.chance(dataPercent) {
-                stamps[sector] = device.read(sector)
+            guard sector < device.metadata.current.count else {
+                if random.chance(dataPercent) { stamps[sector] = device.read(sector) }
+                continue
             }
+            if isTorn || sector / 8 != block.index {
+                block = (sector / 8, random.chance(metadataPercent))
+            }
+            if block.survives { keep(metadata: sector, device.metadata.current.address(sector)) }
         }
         for transfer in transfers {
-            let percent = transfer.metadata == nil ? dataPercent : metadataPercent
-            for sector in transfer.pending.joined() where random.chance(percent) {
+            let isMetadata = transfer.metadata != nil
+            let percent = isMetadata ? metadataPercent : dataPercent
+            let survives = random.chance(percent)
+            for sector in transfer.pending.joined()
+            where isMetadata && !isTorn ? survives : random.chance(percent) {
                 land(transfer, sector)
             }
         }
@@ -186,13 +194,14 @@ final class SurvivingDevice {
     private func land(_ transfer: SimulatedTransfer, _ sector: Int) {
         let place = Int(transfer.command.deviceOffset / 512) + sector
         switch transfer.command.kind {
-        case .writeCache where transfer.metadata != nil:
-            if let metadata = transfer.metadata { keep(metadata: place, metadata + sector * 512) }
-        case .writeCache where device.metadata.current.count > 0,
-            .writeCore where device.metadata.current.count == 0:
+        case .writeCache, .writeCore:
             let index = Int(transfer.command.bufferOffset / 512) + sector
-            if let stamp = transfer.buffer?.stamps[index] { stamps[place] = stamp }
-        case .discardCore where device.metadata.current.count == 0: stamps[place] = 0
+            if let metadata = transfer.metadata {
+                keep(metadata: place, metadata + sector * 512)
+            } else if let stamp = transfer.buffer?.stamps[index] {
+                stamps[place] = stamp
+            }
+        case .discardCore: stamps[place] = 0
         default: break
         }
     }
