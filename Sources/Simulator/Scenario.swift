@@ -83,38 +83,64 @@ package struct Scenario {
         trialPercent = [0, 3, 10, 30][random.below(4)]
         if random.chance(40) { crashesPerHundredThousand = [10, 100, 1000][random.below(3)] }
         switch random.below(100) {
-        case 0..<15: crowdCommits(&random)
-        case 15..<25: crowdDiscards(&random)
+        case 0..<20: crowdCommits(&random)
+        case 20..<30: crowdDiscards(&random)
+        case 30..<40: crowdRecords(&random)
         default: break
         }
     }
 
-    /// Small writes to the same few lines, and commits all the time, in a small journal.
+    /// Small writes to the same lines, dirty and clean in turn, and commits all the time.
     private mutating func crowdCommits(_ random: inout SeededRandom) {
         mode = .writeBack
         journalBlocks = 16 + random.below(9)
+        workerCount = 2 + random.below(2)
+        hasChecksums = (even: true, odd: random.chance(50))
         flushPercent = 5 + random.below(25)
         forceUnitAccessPercent = random.below(40)
         writePercent = 90
-        requestSectorsMax = [8, 8, 64][random.below(3)]
-        hotSectors = [64, 512, coreSectors][random.below(3)]
+        requestSectorsMax = [8, 16, 64][random.below(3)]
+        hotSectors = [64, 512, 2048][random.below(3)]
         depth = 16 + random.below(48)
         modeSwitchPerMille = 0
-        trialPercent = 10
+        coreFlushPerMille = [0, 10, 50][random.below(3)]
+        trialPercent = 15
     }
 
     /// What is dirty is discarded, and its place written in all modes.
     private mutating func crowdDiscards(_ random: inout SeededRandom) {
+        if random.chance(70) { mode = .writeBack }
         discardPercent = 10 + random.below(20)
-        forceUnitAccessPercent = random.below(60)
+        flushPercent = 5 + random.below(15)
+        forceUnitAccessPercent = random.below(40)
         writePercent = 80
         requestSectorsMax = [8, 16, 64][random.below(3)]
         hotSectors = [64, 512][random.below(2)]
         alignmentSectors = 8
         canDiscard = true
-        modeSwitchPerMille = [0, 30][random.below(2)]
-        coreFlushPerMille = [0, 30][random.below(2)]
-        trialPercent = 10
+        modeSwitchPerMille = [0, 2, 30][random.below(3)]
+        coreFlushPerMille = [0, 5, 50][random.below(3)]
+        trialPercent = 15
+    }
+
+    /// More records than a small journal has room for.
+    private mutating func crowdRecords(_ random: inout SeededRandom) {
+        mode = .writeBack
+        lineBytes = 4096
+        setCount = 5
+        coreCount = 1
+        hasAbsentCore = false
+        coreSectors = setCount * 224 * 8
+        hotSectors = coreSectors
+        journalBlocks = 16
+        requestSectorsMax = 1024
+        depth = 24 + random.below(48)
+        writePercent = 95
+        flushPercent = random.below(4)
+        modeSwitchPerMille = 0
+        coreFlushPerMille = [10, 50][random.below(2)]
+        requestCount = 600
+        trialPercent = 30
     }
 }
 
