@@ -96,12 +96,12 @@ package struct Scenario {
         journalBlocks = 16 + random.below(9)
         workerCount = 2 + random.below(2)
         hasChecksums = (even: true, odd: random.chance(50))
-        flushPercent = 5 + random.below(25)
-        forceUnitAccessPercent = random.below(40)
+        flushPercent = 2 + random.below(20)
+        forceUnitAccessPercent = [0, 40][random.below(2)]
         writePercent = 90
         requestSectorsMax = [8, 16, 64][random.below(3)]
         hotSectors = [64, 512, 2048][random.below(3)]
-        depth = 16 + random.below(48)
+        depth = [4, 16, 64][random.below(3)]
         modeSwitchPerMille = 0
         coreFlushPerMille = [0, 10, 50][random.below(3)]
         trialPercent = 15
@@ -116,6 +116,8 @@ package struct Scenario {
         writePercent = 80
         requestSectorsMax = [8, 16, 64][random.below(3)]
         hotSectors = [64, 512][random.below(2)]
+        // A user discards nothing that is being written: with few requests that is often so.
+        depth = 2 + random.below(8)
         alignmentSectors = 8
         canDiscard = true
         modeSwitchPerMille = [0, 2, 30][random.below(3)]
