@@ -6,11 +6,14 @@ package struct Scenario {
     package var lineBytes: UInt32 = 4096
     package var setCount = 2
     package var journalBlocks = 32
-    /// Whether the journal's records have checksums of the data.
-    package var hasChecksums = true
+    /// Whether the journal's records have checksums of the data: those of even workers, and those
+    /// of odd ones. The product has all or none; both together put more to the test.
+    package var hasChecksums = (even: true, odd: true)
     package var durability = EngineDurability.flush
     /// Per 100,000 steps: cuts of the power.
     package var powerCutsPer100000 = 0
+    /// Of the moments at which something was promised or became durable: how many are tried.
+    package var trialPercent = 0
     /// The power is cut, or the process dies, at this event, once.
     package var powerCutAt: UInt64?
     package var crashAt: UInt64?
@@ -63,7 +66,7 @@ package struct Scenario {
         discardPercent = random.chance(30) ? 1 + random.below(8) : 0
         hotSectors = [64, 512, coreSectors, coreSectors][random.below(4)]
         alignmentSectors = random.chance(50) ? 1 : 8
-        errorPerMille = random.chance(20) ? 1 + random.below(30) : 0
+        errorPerMille = random.chance(25) ? 1 + random.below([30, 150][random.below(2)]) : 0
         canDiscard = random.chance(70)
         if random.chance(40) { modeSwitchPerMille = 1 + random.below(10) }
         if random.chance(60) { coreFlushPerMille = 1 + random.below(20) }
@@ -74,10 +77,72 @@ package struct Scenario {
         limits.cleaningBatchBytes = [131072, 524288][random.below(2)]
         hasAbsentCore = coreCount > 1 && random.chance(25)
         journalBlocks = [16, 24, 64, 400][random.below(4)]
-        hasChecksums = random.chance(80)
+        hasChecksums = (even: random.chance(80), odd: random.chance(80))
         if random.chance(25) { durability = .write }
         if random.chance(60) { powerCutsPer100000 = [5, 20, 100][random.below(3)] }
+        trialPercent = [0, 3, 10, 30][random.below(4)]
         if random.chance(40) { crashesPerHundredThousand = [10, 100, 1000][random.below(3)] }
+        switch random.below(100) {
+        case 0..<20: crowdCommits(&random)
+        case 20..<30: crowdDiscards(&random)
+        case 30..<40: crowdRecords(&random)
+        default: break
+        }
+    }
+
+    /// Small writes to the same lines, dirty and clean in turn, and commits all the time.
+    private mutating func crowdCommits(_ random: inout SeededRandom) {
+        mode = .writeBack
+        journalBlocks = 16 + random.below(9)
+        workerCount = 2 + random.below(2)
+        hasChecksums = (even: true, odd: random.chance(50))
+        flushPercent = 2 + random.below(20)
+        forceUnitAccessPercent = [0, 40][random.below(2)]
+        writePercent = 90
+        requestSectorsMax = [8, 16, 64][random.below(3)]
+        hotSectors = [64, 512, 2048][random.below(3)]
+        depth = [4, 16, 64][random.below(3)]
+        modeSwitchPerMille = 0
+        coreFlushPerMille = [0, 10, 50][random.below(3)]
+        trialPercent = 15
+    }
+
+    /// What is dirty is discarded, and its place written in all modes.
+    private mutating func crowdDiscards(_ random: inout SeededRandom) {
+        if random.chance(70) { mode = .writeBack }
+        discardPercent = 10 + random.below(20)
+        flushPercent = 5 + random.below(15)
+        forceUnitAccessPercent = random.below(40)
+        writePercent = 80
+        requestSectorsMax = [8, 16, 64][random.below(3)]
+        hotSectors = [64, 512][random.below(2)]
+        // A user discards nothing that is being written: with few requests that is often so.
+        depth = 2 + random.below(8)
+        alignmentSectors = 8
+        canDiscard = true
+        modeSwitchPerMille = [0, 2, 30][random.below(3)]
+        coreFlushPerMille = [0, 5, 50][random.below(3)]
+        trialPercent = 15
+    }
+
+    /// More records than a small journal has room for.
+    private mutating func crowdRecords(_ random: inout SeededRandom) {
+        mode = .writeBack
+        lineBytes = 4096
+        setCount = 5
+        coreCount = 1
+        hasAbsentCore = false
+        coreSectors = setCount * 224 * 8
+        hotSectors = coreSectors
+        journalBlocks = 16
+        requestSectorsMax = 1024
+        depth = 24 + random.below(48)
+        writePercent = 95
+        flushPercent = random.below(4)
+        modeSwitchPerMille = 0
+        coreFlushPerMille = [10, 50][random.below(2)]
+        requestCount = 600
+        trialPercent = 30
     }
 }
 

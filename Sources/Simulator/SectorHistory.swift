@@ -73,11 +73,14 @@ struct SectorHistory {
         }
     }
 
+    /// Whether a power cut at this moment may leave this content.
+    func mayBeLeft(_ stamp: UInt64) -> Bool {
+        values.contains { $0.stamp == stamp && !$0.isDurablyOverwritten }
+    }
+
     /// After a power cut the sector has this content, for good. False if it must not.
     mutating func recovered(_ stamp: UInt64, at now: UInt64) -> Bool {
-        guard values.contains(where: { $0.stamp == stamp && !$0.isDurablyOverwritten }) else {
-            return false
-        }
+        guard mayBeLeft(stamp) else { return false }
         values = [Value(stamp: stamp, begun: 0, ended: 0)]
         return true
     }

@@ -12,6 +12,7 @@ package final class Simulation {
     /// The process died before the end of its last turn.
     package var diedInTurn = false
     var madeBeforeCrash = 0
+    var isCrashDue = false
     private(set) var made = 0
     var removing: SimulatedCore?
     var flushing: Set<UInt16> = []
@@ -29,6 +30,7 @@ package final class Simulation {
     }
 
     package var powerCuts: Int { world.powerCuts }
+    package var trials: Int { world.trials }
     package var eventCount: UInt64 { world.eventCount }
 
     /// Runs to the end; the first rule that does not hold is thrown.
@@ -59,11 +61,11 @@ package final class Simulation {
         if underWay < world.scenario.depth, world.random.chance(50) {
             world.makeRequest()
             made += 1
+            if made % 64 == 0 { world.pruneHistories() }
         }
         maybeManage()
         maybeCrash()
         progress()
-        if made % 64 == 0 { world.pruneHistories() }
     }
 
     /// What the product's adoption thread does.
@@ -163,9 +165,11 @@ final class SimulatedWorker {
 
     init(world: World, index: Int) {
         clients = SlotClients()
+        let hasChecksums = world.scenario.hasChecksums
         let engine = Engine(
             shared: world.shared, worker: index, limits: world.scenario.limits,
-            dataChecksum: world.scenario.hasChecksums ? clients.dataChecksum : nil)
+            dataChecksum: (index % 2 == 0 ? hasChecksums.even : hasChecksums.odd)
+                ? clients.dataChecksum : nil)
         loop = TurnLoop(
             engine: engine,
             backend: SimulatedBackend(world: world, worker: index, clients: clients), eventMax: 8)

@@ -103,10 +103,12 @@ extension World {
             }
             checkDurable(client.core, before: client.begun)
         }
+        if result == 0, client.request.operation == .flush || isDurable(client) { maybeTryCut() }
     }
 
     private func isDurable(_ client: ClientRequest) -> Bool {
-        client.request.forceUnitAccess || scenario.durability == .write
+        client.request.operation == .write
+            && (client.request.forceUnitAccess || scenario.durability == .write)
     }
 
     /// Rule 2: what was acknowledged before a FLUSH began would survive a power cut now.

@@ -5,15 +5,22 @@ import CacheFormat
 /// the set pages; of its I/O under way any part lands. Then another process attaches to the pages,
 /// and the kernel sends again whatever was not answered.
 extension Simulation {
+    /// More of them find little, and all that is under way begins anew each time.
+    private static var crashesMax: Int { 100 }
+
     func maybeCrash() {
         let chance = world.scenario.crashesPerHundredThousand
         // Not before something new was asked for: otherwise long requests might never end.
-        guard chance > 0, made > madeBeforeCrash, world.random.below(100_000) < chance else {
+        guard chance > 0, crashes < Self.crashesMax, made > madeBeforeCrash else { return }
+        if world.random.below(100_000) < chance { isCrashDue = true }
+        // Mostly when somebody has something to do.
+        guard isCrashDue, !world.inboxes.allSatisfy(\.isEmpty) || world.random.chance(1) else {
             return
         }
+        isCrashDue = false
         madeBeforeCrash = made
-        let stores = [1, 8, 64, 512][world.random.below(4)]
-        crash(afterStores: world.random.chance(50) ? UInt64(world.random.below(stores)) : nil)
+        let stores = [8, 32, 64, 512][world.random.below(4)]
+        crash(afterStores: world.random.chance(70) ? UInt64(world.random.below(stores)) : nil)
     }
 
     /// Operations of control threads end with their process: a flush, a mode change that had not
@@ -22,7 +29,9 @@ extension Simulation {
     func crash(afterStores stores: UInt64?) {
         crashes += 1
         if let stores, MemoryImageTrap.works {
-            diedInTurn = workers[world.random.below(workers.count)]
+            // One that something has happened to stores more than one that looks around.
+            let busy = workers.indices.filter { !world.inboxes[$0].isEmpty }
+            diedInTurn = workers[busy.randomElement(using: &world.random) ?? 0]
                 .die(afterStores: stores, world.imageTrap)
         }
         world.crash()

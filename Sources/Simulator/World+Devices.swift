@@ -129,6 +129,7 @@ extension World {
         if !transfer.willFail, command.kind == .flushCache || command.kind == .flushCore {
             device(of: command).makeDurable(transfer.unflushed)
         }
+        if transfer.metadata != nil || command.kind == .flushCache { maybeTryCut() }
         let result: Int32 = transfer.willFail ? -5 : Int32(command.byteCount)
         inboxes[transfer.worker].append(.completion(command.token, result: result))
     }

@@ -121,48 +121,63 @@ extension World {
     }
 
     private func runRecovery() -> Recovered {
-        var recovery = Recovery(
-            geometry: geometry, epoch: Self.epoch, session: session, pages: pages)
-        for set in 0..<geometry.setCount {
-            recovery.choosePage(
-                set: set, metadata(geometry.setPageOffset(set: set, slot: 0)),
-                metadata(geometry.setPageOffset(set: set, slot: 1)))
-        }
-        for place in 0..<geometry.journalBlockCount {
-            recovery.scan(
-                place: place,
-                JournalBlockView(base: metadata(Geometry.journalOffset + place * 4096)))
-        }
+        let outcome: RecoveryOutcome
         do {
-            for block in try recovery.planReplay() {
-                let view = JournalBlockView(
-                    base: metadata(geometry.journalOffset(sequence: block)))
-                try recovery.replay(view) { offset, granules in dataChecksum(offset, granules) }
-            }
+            outcome = try recovery(
+                pages, block: metadata, sector: { cacheDevice.durable[$0] })
         } catch {
             let events = trace?.lines(core: 0, sector: 0) ?? []
             fail(
                 (["the journal is damaged by a power cut: \(error)"] + events)
                     .joined(separator: "\n"))
+            return Recovered(replayed: [], dirtyContent: [])
         }
-        recovery.finish()
-        if !recovery.report.damagedSets.isEmpty {
-            fail("sets \(recovery.report.damagedSets) are damaged by a power cut")
+        if !outcome.report.damagedSets.isEmpty {
+            fail("sets \(outcome.report.damagedSets) are damaged by a power cut")
         }
-        recoveredRecords += recovery.report.journalRecords
-        trace?.noteForAll("\(eventCount) power cut: \(recovery.report)")
+        recoveredRecords += outcome.report.journalRecords
+        trace?.noteForAll("\(eventCount) power cut: \(outcome.report)")
         return Recovered(
-            replayed: (0..<geometry.setCount).filter { recovery.isReplayed($0) },
+            replayed: outcome.replayed,
             dirtyContent: (0..<geometry.setCount).map { dirtyContent($0) })
     }
 
-    private func dataChecksum(_ offset: UInt64, _ granules: UInt16) -> UInt32 {
+    /// The product's recovery into `pages`, of a device told by its blocks and sectors.
+    func recovery(
+        _ pages: UnsafeMutableRawPointer, block: (UInt64) -> UnsafeMutableRawPointer,
+        sector: (Int) -> UInt64
+    ) throws(JournalDamage) -> RecoveryOutcome {
+        var recovery = Recovery(
+            geometry: geometry, epoch: Self.epoch, session: session, pages: pages)
+        for set in 0..<geometry.setCount {
+            recovery.choosePage(
+                set: set, block(geometry.setPageOffset(set: set, slot: 0)),
+                block(geometry.setPageOffset(set: set, slot: 1)))
+        }
+        for place in 0..<geometry.journalBlockCount {
+            recovery.scan(
+                place: place,
+                JournalBlockView(base: block(Geometry.journalOffset + place * 4096)))
+        }
+        for sequence in try recovery.planReplay() {
+            let view = JournalBlockView(base: block(geometry.journalOffset(sequence: sequence)))
+            try recovery.replay(view) { offset, granules in
+                dataChecksum(offset, granules, sector)
+            }
+        }
+        recovery.finish()
+        var replayed: [UInt64] = []
+        for set in 0..<geometry.setCount where recovery.isReplayed(set) { replayed.append(set) }
+        return RecoveryOutcome(report: recovery.report, replayed: replayed)
+    }
+
+    private func dataChecksum(
+        _ offset: UInt64, _ granules: UInt16, _ sector: (Int) -> UInt64
+    ) -> UInt32 {
         var crc: UInt32 = 0
         for granule in 0..<16 where granules & 1 << UInt16(granule) != 0 {
-            let sector = Int(offset / 512) + granule
-            crc = cacheDevice.durable[sector...sector].withUnsafeBytes {
-                checksum($0, continuing: crc)
-            }
+            var stamp = sector(Int(offset / 512) + granule)
+            crc = withUnsafeBytes(of: &stamp) { checksum($0, continuing: crc) }
         }
         return crc
     }
@@ -212,4 +227,10 @@ extension World {
             }
         }
     }
+}
+
+/// What a recovery found, and the sets whose pages it changed.
+struct RecoveryOutcome {
+    let report: RecoveryReport
+    let replayed: [UInt64]
 }

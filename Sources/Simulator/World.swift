@@ -34,6 +34,8 @@ final class World {
     var settling: Set<Int> = []
     var violation: Violation?
     var powerCuts = 0
+    /// Power cuts of which only the outcome was looked at.
+    var trials = 0
     var readsJudged = 0
     var writesAnswered = 0
     var recoveredRecords: UInt64 = 0

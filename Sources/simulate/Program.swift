@@ -44,6 +44,7 @@ struct Simulate: ParsableCommand {
     func run() throws {
         let first = seed ?? from
         print("first seed \(first)")
+        TrapReport.install()
         var totals = Totals(
             deadline: minutes.map { ContinuousClock.now + .seconds($0 * 60) })
         while seed != nil ? totals.seeds < 1 : minutes != nil || totals.seeds < count {
@@ -101,6 +102,7 @@ struct Simulate: ParsableCommand {
     private func play(
         _ scenario: Scenario, _ totals: inout Totals, replay: String
     ) throws -> Simulation {
+        TrapReport.note(replay: replay)
         let simulation = Simulation(scenario, traced: seed != nil)
         do {
             try simulation.run()
@@ -112,6 +114,7 @@ struct Simulate: ParsableCommand {
         totals.events += simulation.eventCount
         totals.crashes += simulation.crashes
         totals.powerCuts += simulation.powerCuts
+        totals.trials += simulation.trials
         return simulation
     }
 }
@@ -122,6 +125,7 @@ private struct Totals {
     var events: UInt64 = 0
     var crashes = 0
     var powerCuts = 0
+    var trials = 0
 
     init(deadline: ContinuousClock.Instant?) { self.deadline = deadline }
 
@@ -129,6 +133,6 @@ private struct Totals {
 
     var text: String {
         "\(seeds) seeds, \(events) events, \(crashes) process crashes, \(powerCuts) power cuts, "
-            + "0 violations"
+            + "\(trials) more tried, 0 violations"
     }
 }
