@@ -161,7 +161,7 @@ extension Engine {
                     dropped &= ~state.dirty
                 }
                 if access.needsRecord(way, dropped) {
-                    switch journal.reserve(1, worker: worker) {
+                    switch roomToDrop(access, way, dropped) {
                     case .reserved: break
                     case .full:
                         parts[index].pointee.set = set
@@ -182,6 +182,19 @@ extension Engine {
         access.sidecar.unlock()
         wake(waiters, set: set)
         return true
+    }
+
+    /// What is dropped may be overwritten at once. But recovery compares all that a record wrote:
+    /// if some of that stays dirty, it must not be compared any more.
+    private func roomToDrop(_ access: SetAccess, _ way: Int, _ dropped: UInt16) -> JournalRoom {
+        if access.page.state(way).recorded & ~dropped != 0 {
+            switch access.mayOverwrite(way, dropped, worker: worker) {
+            case .allowed: break
+            case .mustWait: return .full
+            case .failing: return .failing
+            }
+        }
+        return journal.reserve(1, worker: worker)
     }
 
     /// The granules of a line that lie wholly inside the request.

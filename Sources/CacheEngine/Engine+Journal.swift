@@ -134,9 +134,9 @@ extension Engine {
             access.sidecar.lock()
             // Only now: a process that dies before writes the same slot again.
             let copy = journal.pageCopy(index)
-            access.page.setSequence(copy.sequence, checksum: copy.checksum)
-            journal.inOrder()
-            access.page.firstBlock = access.sidecar.isListed ? access.sidecar.listed.listedBlock : 0
+            access.page.settle(
+                sequence: copy.sequence, checksum: copy.checksum,
+                firstBlock: access.sidecar.isListed ? access.sidecar.listed.listedBlock : 0)
             access.sidecar.unlock()
             journal.locked { journal.release(page: index) }
         }

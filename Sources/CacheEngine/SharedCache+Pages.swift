@@ -150,7 +150,8 @@ extension SharedCache {
     /// Notes that the device now holds what is in memory, durably.
     public func noteStored(_ set: UInt32, checksum: UInt32) {
         guard sidecar(set).isChanged else { return }
-        page(set).setSequence(page(set).sequence + 1, checksum: checksum)
+        page(set).settle(
+            sequence: page(set).sequence + 1, checksum: checksum, firstBlock: 0)
         sidecar(set).isChanged = false
     }
 

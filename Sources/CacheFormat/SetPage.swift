@@ -16,16 +16,15 @@ public enum SetPageLayout {
     public static let recordNumber: Field = (offset: 40, size: 4)
     public static let reservedToo: Field = (offset: 44, size: 4)
     /// In memory only: the oldest journal block with a record that no durable page includes; 0 if
-    /// there is none.
-    public static let firstBlock: Field = (offset: 48, size: 8)
-    public static let reservedAtLast: Field = (offset: 56, size: 8)
+    /// there is none. Of two, for even and for odd sequences: so both change with one store.
+    public static let firstBlocks: Field = (offset: 48, size: 16)
     public static let fingerprints: Field = (offset: 64, size: 224)
     public static let replacement: Field = (offset: 288, size: 224)
     public static let entries: Field = (offset: 512, size: 3584)
 
     public static let fields = [
         magic, formatVersion, smallHand, mainHand, setNumber, sequence, epoch, checksum, reserved,
-        recordNumber, reservedToo, firstBlock, reservedAtLast, fingerprints, replacement, entries,
+        recordNumber, reservedToo, firstBlocks, fingerprints, replacement, entries,
     ]
     public static let byteCount = 4096
     public static let ways = 224
@@ -191,10 +190,28 @@ extension SetPageView {
         nonmutating set { bytes.store(newValue, SetPageLayout.recordNumber) }
     }
     public var firstBlock: UInt64 {
-        get { bytes.load(SetPageLayout.firstBlock, as: UInt64.self) }
-        nonmutating set { bytes.store(newValue, SetPageLayout.firstBlock) }
+        get { bytes.load(firstBlockField(sequence), as: UInt64.self) }
+        nonmutating set { bytes.store(newValue, firstBlockField(sequence)) }
     }
-    /// What the page in memory is called once the device has it; of the newest on the device.
+    private func firstBlockField(_ sequence: UInt64) -> Field {
+        (offset: SetPageLayout.firstBlocks.offset + Int(sequence & 1) * 8, size: 8)
+    }
+
+    /// Notes that the device has the page that follows, durably, and what that does not include.
+    ///
+    /// A process that dies in between leaves the one or the other. A page that is on the device
+    /// and is not known to be would be written again over itself; one that is believed to lack
+    /// what it has would be written again without a record behind the other copy: torn, neither
+    /// could be told from damage.
+    public func settle(sequence next: UInt64, checksum: UInt32, firstBlock: UInt64) {
+        precondition(next == sequence + 1, "a page is settled out of turn")
+        bytes.store(checksum, SetPageLayout.checksum)
+        bytes.store(firstBlock, firstBlockField(next))
+        atomicMemoryFence(ordering: .releasing)
+        bytes.store(next, SetPageLayout.sequence)
+    }
+
+    /// What the page in memory is called; of the newest on the device.
     public func setSequence(_ sequence: UInt64, checksum: UInt32) {
         bytes.store(sequence, SetPageLayout.sequence)
         bytes.store(checksum, SetPageLayout.checksum)
@@ -208,7 +225,7 @@ extension SetPageView {
             replacement[way] &= 0x8f
             setState(way, state(way).onDevice)
         }
-        firstBlock = 0
+        for either in UInt64(0)...1 { bytes.store(UInt64(0), firstBlockField(either)) }
         bytes.store(sequence, SetPageLayout.sequence)
         bytes.store(bytes.checksum(without: SetPageLayout.checksum), SetPageLayout.checksum)
     }
@@ -229,7 +246,7 @@ extension SetPageView {
         guard bytes.load(SetPageLayout.setNumber, as: UInt64.self) == set,
             bytes.load(SetPageLayout.formatVersion, as: UInt16.self) == SetPageLayout.version,
             bytes.isZero(SetPageLayout.reserved), bytes.isZero(SetPageLayout.reservedToo),
-            bytes.isZero(SetPageLayout.firstBlock), bytes.isZero(SetPageLayout.reservedAtLast),
+            bytes.isZero(SetPageLayout.firstBlocks),
             smallHand < SetPageLayout.ways, mainHand < SetPageLayout.ways
         else { return .damaged }
         return .valid(sequence: sequence)

@@ -77,7 +77,7 @@ package final class MemoryImage: @unchecked Sendable {
         static let inode = (offset: 80, size: 8)
         static let byteCount = 88
         static let magicValue: UInt64 = 0x4547_414d_4953_4143  // "CASIMAGE" in memory order.
-        static let versionValue: UInt32 = 3
+        static let versionValue: UInt32 = 4
     }
 
     /// The image of a cache in `directory`: named by the cache, so that two never share one.

@@ -407,6 +407,37 @@ import Testing
         bench.expectQuiet()
     }
 
+    /// What a discard drops may be overwritten as if it had no record: but recovery compares all
+    /// that the record wrote, and would drop the rest of it, too.
+    @Test func beforePartOfARecordIsDroppedABlockSaysThatAllOfItIsThere() throws {
+        let bench = try Self.committed()
+        let slot = try bench.discard(0, 6)
+        bench.take()
+        bench.finish("discardCore")
+        #expect(bench.finish("flushCore") == ["journal 2 FUA"])
+        #expect(bench.wholeState(0)?.dirty == 0xff && bench.result(slot) == nil)
+        bench.finish("journal 2")
+        #expect(bench.facts(2)?.trustedThrough == 1)
+        #expect(bench.wholeState(0)?.dirty == 0xc0 && bench.result(slot) == 0)
+        bench.finishAll()
+        bench.expectQuiet()
+    }
+
+    /// Not yet committed, the record's data is flushed before its block.
+    @Test func partOfARecordThatIsDroppedBeforeItsCommitMakesTheDataFlushedFirst() throws {
+        let bench = try Bench(.writeBack)
+        try bench.write(0, 8, 1)
+        bench.finishAll()
+        try bench.discard(0, 6)
+        bench.finishAll()
+        try bench.flush()
+        #expect(bench.take().contains("flushCache"))
+        #expect(bench.finish("flushCache") == ["journal 1"])
+        bench.finishAll()
+        #expect(bench.facts(1)?.trustedThrough == 1)
+        bench.expectQuiet()
+    }
+
     @Test func granulesWithoutARecordNeedNoConfirmation() throws {
         let bench = try Bench(.writeBack)
         try bench.write(0, 4, 1)

@@ -128,11 +128,15 @@ import Testing
         let block = Block()
         let page = block.page
         page.recordNumber = 0x1122_3344
-        page.firstBlock = 0x5152_5354_5556_5758
-        page.setSequence(0x6162_6364_6566_6768, checksum: 0x1112_1314)
+        page.setSequence(0x6162_6364_6566_6767, checksum: 0)
+        page.firstBlock = 0x4142
+        page.settle(
+            sequence: 0x6162_6364_6566_6768, checksum: 0x1112_1314,
+            firstBlock: 0x5152_5354_5556_5758)
         #expect(block.disk.load(SetPageLayout.recordNumber, as: UInt32.self) == 0x1122_3344)
         #expect(
-            block.disk.load(SetPageLayout.firstBlock, as: UInt64.self) == 0x5152_5354_5556_5758)
+            block.disk.load((offset: 48, size: 8), as: UInt64.self) == 0x5152_5354_5556_5758)
+        #expect(block.disk.load((offset: 56, size: 8), as: UInt64.self) == 0x4142)
         #expect(
             block.disk.load(SetPageLayout.sequence, as: UInt64.self) == 0x6162_6364_6566_6768)
         #expect(page.recordNumber == 0x1122_3344 && page.firstBlock == 0x5152_5354_5556_5758)

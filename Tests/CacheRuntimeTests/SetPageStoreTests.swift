@@ -61,7 +61,7 @@ import Testing
         }
         for page in stride(from: 0, to: bytes.count, by: 4096) {
             clear(page + SetPageLayout.checksum.offset, 4)
-            clear(page + SetPageLayout.firstBlock.offset, 8)
+            clear(page + SetPageLayout.firstBlocks.offset, 16)
             for way in 0..<SetPageLayout.ways {
                 bytes[page + SetPageLayout.replacement.offset + way] &= 0x8f
                 clear(page + SetPageLayout.entries.offset + way * 16 + 12, 4)

@@ -1,4 +1,5 @@
 import CacheEngine
+import CacheFormat
 import Testing
 
 @testable import Simulator
@@ -90,6 +91,23 @@ import Testing
             let there = [0, 5000, 8, 4999].map { memory.load(fromByteOffset: $0, as: UInt8.self) }
             #expect(there.filter { $0 != 0 }.count == min(Int(stores), 4))
             #expect(there.prefix(min(Int(stores), 4)).allSatisfy { $0 != 0 })
+        }
+    }
+
+    @Test(.enabled(if: MemoryImageTrap.works)) func aPageIsSettledInOneStore() {
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: 4096, alignment: 4096)
+        defer { memory.deallocate() }
+        let trap = MemoryImageTrap([UnsafeMutableRawBufferPointer(start: memory, count: 4096)])
+        let page = SetPageView(base: memory)
+        for stores in UInt64(0)...4 {
+            page.makeEmpty(set: 0, epoch: 1)
+            page.setSequence(4, checksum: 0)
+            page.firstBlock = 22
+            let died = trap.run(untilStores: stores) {
+                page.settle(sequence: 5, checksum: 9, firstBlock: 40)
+            }
+            #expect([4: 22, 5: 40][page.sequence] == page.firstBlock)
+            #expect(died == (page.sequence == 4))
         }
     }
 
