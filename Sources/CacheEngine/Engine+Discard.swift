@@ -162,17 +162,17 @@ extension Engine {
                 }
                 if access.needsRecord(way, dropped) {
                     switch roomToDrop(access, way, dropped) {
-                    case .reserved: break
+                    case .reserved: counters.add(.cacheWritesDone, request.core)
                     case .full:
                         parts[index].pointee.set = set
                         parkForJournal(index, access)
                         access.sidecar.unlock()
                         return false
                     case .failing:
+                        // What is dirty stays. What is clean is not the core's content any more.
                         parts[index].pointee.coreFailure = -5  // EIO
-                        continue
+                        dropped &= ~state.dirty
                     }
-                    counters.add(.cacheWritesDone, request.core)
                 }
                 access.invalidate(way, dropped)
                 access.releaseIfEmpty(way)

@@ -438,6 +438,28 @@ import Testing
         bench.expectQuiet()
     }
 
+    /// The core has discarded it: only what is dirty may stay (seed 20751).
+    @Test func aDiscardWithoutItsRecordDropsWhatIsClean() throws {
+        let bench = try Bench(.writeBack)
+        try bench.write(0, 4, 1)
+        bench.finishAll()
+        try bench.flush()
+        bench.finishAll()
+        try bench.read(0, 8)
+        bench.finishAll()
+        #expect(bench.wholeState(0)?.valid == 0xff && bench.wholeState(0)?.dirty == 0x0f)
+        let slot = try bench.discard(2, 6)
+        bench.take()
+        bench.finish("discardCore")
+        bench.finish("flushCore")
+        bench.finish("journal 2", error: -5)
+        #expect(bench.result(slot) == -5)
+        #expect(bench.wholeState(0)?.valid == 0x0f && bench.wholeState(0)?.dirty == 0x0f)
+        try bench.flush()
+        bench.finishAll()
+        bench.expectQuiet()
+    }
+
     @Test func granulesWithoutARecordNeedNoConfirmation() throws {
         let bench = try Bench(.writeBack)
         try bench.write(0, 4, 1)
