@@ -81,7 +81,8 @@ extension Engine {
         let core = requests[slot].pointee.request.core
         let wasFlush = parts[index].pointee.phase == .flushingCore
         if !wasFlush { counters.add(.directWritesDone, core) }
-        if result >= 0, !wasFlush, shared.sum(.dirtyLines, core: core) > 0 {
+        let mayBeDirty = !shared.isAdopted || shared.sum(.dirtyLines, core: core) > 0
+        if result >= 0, !wasFlush, mayBeDirty {
             parts[index].pointee.phase = .flushingCore
             let command = commands.append(.flushCore)
             command.pointee.core = core

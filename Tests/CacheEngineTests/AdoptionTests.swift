@@ -131,6 +131,48 @@ import Testing
         #expect(engine.nextCommand()?.pointee.kind == .answer)
     }
 
+    /// It was about to become dirty when the process died, and is written past write-back now, with
+    /// an error of the core: the cache has what will be read, and the journal must say so.
+    @Test(arguments: [EngineMode.writeThrough, .passThrough])
+    func whatIsDirtyWithoutARecordGetsOneWhenItIsWritten(mode: EngineMode) throws {
+        let bench = try Bench(.writeThrough)
+        try bench.write(0, 8, 1)
+        bench.finishAll()
+        bench.shared.mode = .writeBack
+        try bench.write(0, 8, 2)
+        #expect(bench.wholeState(0)?.dirty == 0xff && bench.wholeState(0)?.recorded == 0)
+        let next = Successor(bench)
+        next.shared.mode = mode
+        var engine = Engine(shared: next.shared, worker: 0, limits: EngineLimits())
+        #expect(engine.submit(Request(.write, core: 1, startSector: 2, sectorCount: 4)) != nil)
+        while let command = engine.nextCommand()?.pointee {
+            engine.commandTaken()
+            guard command.kind != .answer else { continue }
+            engine.complete(command.token, result: command.kind == .writeCore ? -5 : 0)
+        }
+        #expect(next.shared.place(ofLine: 0, core: 1)?.state.recorded == 0x3c)
+        next.shared.checkInvariants(quiescent: false)
+    }
+
+    /// Nobody knows yet what is dirty: a discard flushes the core before it drops that
+    /// (seed 50000463).
+    @Test func aDiscardBeforeTheEndOfAdoptionFlushesTheCore() throws {
+        let bench = try Self.filled()
+        let next = Successor(bench)
+        #expect(next.sum(.dirtyLines) == 0)
+        var engine = Engine(shared: next.shared, worker: 0, limits: EngineLimits())
+        #expect(engine.submit(Request(.discard, core: 1, startSector: 0, sectorCount: 8)) != nil)
+        var kinds: [Command.Kind] = []
+        for _ in 0..<20 {
+            while let command = engine.nextCommand()?.pointee {
+                kinds.append(command.kind)
+                engine.commandTaken()
+                if command.kind != .answer { engine.complete(command.token, result: 0) }
+            }
+        }
+        #expect(kinds.prefix(2) == [.discardCore, .flushCore])
+    }
+
     @Test func countersOfTheDeadProcessAreKeptAndWhatTheTableHoldsIsCountedAgain() throws {
         let geometry = try Bench(.writeBack).geometry
         let bytes = SharedCache.counterBytes(workerCount: 3)

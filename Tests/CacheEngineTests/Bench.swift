@@ -45,6 +45,8 @@ final class Bench {
         shared.mode = mode
         cacheDevice = [Int](repeating: -1, count: Int(geometry.requiredBytes / 512))
         addCore(1, canDiscard: canDiscard)
+        // A new cache: there is nothing to adopt.
+        _ = shared.finishAdoption()
         workers = (0..<workerCount).map {
             let buffers = BenchBuffers()
             return BenchWorker(
