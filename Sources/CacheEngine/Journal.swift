@@ -50,6 +50,8 @@ public struct Journal: @unchecked Sendable {
         switch start {
         case .anew(let memory, let session):
             base = memory
+            // A block of an earlier use must not look like one that this use had begun.
+            memory.initializeMemory(as: UInt8.self, repeating: 0, count: Self.byteCount)
             state.initialize(to: JournalState(session: session))
             block(1).begin(session: session, sequence: 1)
         case .goingOn(let memory):

@@ -118,8 +118,10 @@ package struct Scenario {
         hotSectors = [64, 512][random.below(2)]
         // A user discards nothing that is being written: with few requests that is often so.
         depth = 2 + random.below(8)
-        alignmentSectors = 8
+        alignmentSectors = [1, 2, 8][random.below(3)]
         canDiscard = true
+        if random.chance(50) { crashesPerHundredThousand = 1000 }
+        if random.chance(40) { errorPerMille = 5 + random.below(60) }
         modeSwitchPerMille = [0, 2, 30][random.below(3)]
         coreFlushPerMille = [0, 5, 50][random.below(3)]
         trialPercent = 15
