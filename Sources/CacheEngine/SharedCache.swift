@@ -314,49 +314,4 @@ extension SharedCache {
         }
         return map
     }
-
-    /// Drops lines of a core, dirty ones too: the caller has flushed or was told to lose them.
-    ///
-    /// Takes one set at a time; no request of the core may be in the engine, but others go on.
-    /// The configuration may forget the core only after a commit (`requestCommit`).
-    public func dropLines(core: UInt16) -> DropOutcome {
-        var outcome = DropOutcome.done
-        for set in 0..<UInt32(geometry.setCount) {
-            let access = SetAccess(self, set, counters: workerCount)
-            access.sidecar.lock()
-            for way in 0..<SetPageLayout.ways where access.holds(way, core: core) {
-                outcome = max(outcome, dropLine(way, access))
-            }
-            access.sidecar.unlock()
-        }
-        return outcome
-    }
-
-    private func dropLine(_ way: Int, _ access: SetAccess) -> DropOutcome {
-        guard access.sidecar.uses[way].isIdle else { return .again }
-        if access.needsRecord(way, .max) {
-            switch journal.reserve(1, worker: workerCount) {
-            case .reserved: break
-            case .full: return .again
-            case .failing: return .journalFails
-            }
-        }
-        access.invalidate(way, .max)
-        access.release(way)
-        return .done
-    }
-}
-
-/// How far the lines of a core are dropped.
-public enum DropOutcome: Int, Comparable, Sendable {
-    case done
-    /// A line was in use, or the journal has no room now: a worker has to take a turn, and then it
-    /// is to be called again.
-    case again
-    /// There is no room, and the journal cannot be written.
-    case journalFails
-
-    public static func < (one: DropOutcome, other: DropOutcome) -> Bool {
-        one.rawValue < other.rawValue
-    }
 }

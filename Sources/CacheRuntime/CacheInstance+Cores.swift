@@ -191,10 +191,21 @@ extension CacheInstance {
                 resuming: left, plan, control: publisher.control, features: publisher.features,
                 workers: workers)
         } else {
+            if isResumed { try settleLeftWrites(id) }
             exported = try ExportedDevice(
                 plan, control: publisher.control, features: publisher.features, workers: workers)
         }
         state.withLock { $0.cores[id]?.exported = exported }
+    }
+
+    /// The exported device of the dead process is gone: what it was writing is not sent again.
+    private func settleLeftWrites(_ id: UInt16) throws(CacheError) {
+        guard sweep({ shared.recordLeftWrites(core: id) }) else {
+            throw CacheError(
+                .inputOutput,
+                "Writing the journal to the cache device '\(device.path)' failed: core \(id) of "
+                    + "cache \(cacheID) cannot be used.")
+        }
     }
 
     private func takeLeftDevice(_ plan: ExportedDevice.Plan) throws(CacheError) -> DeviceInfo? {
@@ -262,7 +273,7 @@ extension CacheInstance {
     private func forget(_ id: UInt16) throws(CacheError) {
         try endExport(id)
         shared.setHasDevice(id, false)
-        guard dropLines(id) else { throw stays(id) }
+        guard sweep({ shared.dropLines(core: id) }) else { throw stays(id) }
         for worker in workers {
             while try worker.ask({ .detachCore(core: id, $0) }) == -EBUSY { usleep(2_000) }
         }
@@ -275,10 +286,10 @@ extension CacheInstance {
         try store.save(configuration)
     }
 
-    /// False if that would need the journal, and it cannot be written.
-    private func dropLines(_ id: UInt16) -> Bool {
+    /// Until it is done; false if that would need the journal, and it cannot be written.
+    private func sweep(_ step: () -> SweepOutcome) -> Bool {
         while true {
-            switch shared.dropLines(core: id) {
+            switch step() {
             case .done: return true
             case .journalFails: return false
             case .again: break

@@ -154,6 +154,24 @@ import Testing
         next.shared.checkInvariants(quiescent: false)
     }
 
+    /// Nobody sends the write of the dead process again: what is there of it may be read, and then
+    /// must not change back.
+    @Test func whatWasBeingWrittenCanBeRecordedAsItIs() throws {
+        let bench = try Bench(.writeThrough)
+        try bench.write(0, 16, 1)
+        bench.finishAll()
+        bench.shared.mode = .writeBack
+        try bench.write(4, 8, 2)
+        let next = Successor(bench)
+        #expect(next.shared.recordLeftWrites(core: 1) == .done)
+        for line in UInt64(0)...1 {
+            let state = next.shared.place(ofLine: line, core: 1)?.state
+            #expect(state?.dirty == (line == 0 ? 0xf0 : 0x0f) && state?.recorded == state?.dirty)
+        }
+        #expect(next.shared.recordLeftWrites(core: 1) == .done)
+        #expect(next.shared.journalActivity.records == 2)
+    }
+
     /// Nobody knows yet what is dirty: a discard flushes the core before it drops that
     /// (seed 50000463).
     @Test func aDiscardBeforeTheEndOfAdoptionFlushesTheCore() throws {
