@@ -15,7 +15,9 @@ public enum Counter: Int, CaseIterable, Sendable {
     case cacheReadErrors, cacheWriteErrors, coreReadErrors, coreWriteErrors
     // Not resettable: what the core holds in the cache, as differences a worker contributed.
     case occupiedLines, dirtyLines
-    // Not resettable: progress of writes, for deciding what a FLUSH must flush.
+    // Not resettable: progress of writes, for deciding what a FLUSH must flush. Counted when the
+    // journal has the write's records, and before it is answered: a FLUSH that has seen the count
+    // joins a commit that has the records.
     case cacheWritesDone, directWritesDone
 
     public static let first = Counter.readTotal

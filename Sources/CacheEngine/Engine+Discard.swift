@@ -75,20 +75,14 @@ extension Engine {
             .request, slot: slot, generation: requests.generation(slot), isCore: true)
     }
 
-    /// The core's discard ended, or the flush after it.
+    /// The core's discard ended, or the flush before the first dirty granule is dropped.
     mutating func coreDiscardEnded(_ slot: UInt32, _ result: Int32) {
         let index = requests[slot].pointee.firstPart
         let core = requests[slot].pointee.request.core
-        let wasFlush = parts[index].pointee.phase == .flushingCore
-        if !wasFlush { counters.add(.directWritesDone, core) }
-        let mayBeDirty = !shared.isAdopted || shared.sum(.dirtyLines, core: core) > 0
-        if result >= 0, !wasFlush, mayBeDirty {
-            parts[index].pointee.phase = .flushingCore
-            let command = commands.append(.flushCore)
-            command.pointee.core = core
-            command.pointee.token = Token(
-                .request, slot: slot, generation: requests.generation(slot), isCore: true)
-            return
+        if parts[index].pointee.phase == .flushingCore {
+            parts[index].pointee.isCoreFlushed = true
+        } else {
+            counters.add(.directWritesDone, core)
         }
         if result < 0 {
             // The core may have lost some of it: what is clean in the cache is not the core's
@@ -134,7 +128,17 @@ extension Engine {
         partReady(slot, result)
     }
 
-    /// Drops the range's granules that lie in one set; false if a line is in use: the part waits.
+    private mutating func flushCore(_ index: UInt32) {
+        let slot = parts[index].pointee.request
+        parts[index].pointee.phase = .flushingCore
+        let command = commands.append(.flushCore)
+        command.pointee.core = requests[slot].pointee.request.core
+        command.pointee.token = Token(
+            .request, slot: slot, generation: requests.generation(slot), isCore: true)
+    }
+
+    /// Drops the range's granules that lie in one set; false if the part waits: for a line that is
+    /// in use, the journal, or a flush of the core.
     private mutating func dropRange(_ index: UInt32, _ request: Request, set: UInt32) -> Bool {
         let access = SetAccess(shared, set, counters)
         let isDiscarded =
@@ -161,9 +165,15 @@ extension Engine {
                 if access.page.replacement[way] & Replacement.staleOnCore != 0 {
                     dropped &= ~state.dirty
                 }
+                if dropped & state.dirty != 0, !parts[index].pointee.isCoreFlushed {
+                    access.sidecar.unlock()
+                    flushCore(index)
+                    return false
+                }
+                var isRecorded = false
                 if access.needsRecord(way, dropped) {
                     switch roomToDrop(access, way, dropped) {
-                    case .reserved: counters.add(.cacheWritesDone, request.core)
+                    case .reserved: isRecorded = true
                     case .full:
                         parts[index].pointee.set = set
                         parkForJournal(index, access)
@@ -176,6 +186,8 @@ extension Engine {
                     }
                 }
                 access.invalidate(way, dropped)
+                // Behind the record: whoever counts it relies on the commit that has it.
+                if isRecorded { counters.add(.cacheWritesDone, request.core) }
                 access.releaseIfEmpty(way)
             }
         }

@@ -242,7 +242,6 @@ extension Engine {
         let access = SetAccess(shared, set, counters)
         access.sidecar.lock()
         var left = part.pointee.owners
-        if left != 0 { counters.add(.cacheWritesDone, core) }
         while left != 0 {
             let line = left.trailingZeroBitCount
             left &= left &- 1
@@ -254,6 +253,7 @@ extension Engine {
                 overwritingFailed(index, line: line, access)
             }
         }
+        if part.pointee.owners != 0 { counters.add(.cacheWritesDone, core) }
         journal.unreserve(Int(part.pointee.reserved))
         part.pointee.reserved = 0
         if part.pointee.direct != 0 { directWriteDone(part) }
@@ -425,10 +425,6 @@ extension Engine {
         let set = part.pointee.set
         let access = SetAccess(shared, set, counters)
         access.sidecar.lock()
-        // Dirty granules have their newest content in the cache: the next FLUSH is for it.
-        if part.pointee.overDirty {
-            counters.add(.cacheWritesDone, requests[part.pointee.request].pointee.request.core)
-        }
         if part.pointee.cacheFailure != 0 { access.sidecar.hadFailedWrite = true }
         var left = part.pointee.owners
         while left != 0 {
@@ -441,6 +437,10 @@ extension Engine {
             access.sidecar.uses[way].endExclusive()
             access.page.replacement[way] &= ~Replacement.overwritten
             access.releaseIfEmpty(way)
+        }
+        // Dirty granules have their newest content in the cache: the next FLUSH is for it.
+        if part.pointee.overDirty {
+            counters.add(.cacheWritesDone, requests[part.pointee.request].pointee.request.core)
         }
         directWriteDone(part)
         removeDirect(part, access)

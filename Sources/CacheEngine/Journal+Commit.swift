@@ -118,6 +118,7 @@ extension Journal {
             if state.pointee.phase == .writing || state.pointee.phase == .confirming {
                 commitFailed()
             }
+            if state.pointee.phase == .idle { giveUpConfirmation() }
             return
         }
         state.pointee.blocksWritten += 1
@@ -156,7 +157,11 @@ extension Journal {
             state.pointee.isStarved = true
             return nil
         }
-        if needsBlock { sealOpenBlock() }
+        // Commit after commit without a record may leave no time for a confirmation by itself.
+        let confirms =
+            state.pointee.wantsConfirmation && !lastSealedIsUntold
+            && state.pointee.durableCommit > state.pointee.confirmed
+        if needsBlock || confirms && canSealOpenBlock(leaving: 3) { sealOpenBlock() }
         state.pointee.sealedThrough = state.pointee.openBlock - 1
         state.pointee.isDataFirst = state.pointee.needsDataFirst
         state.pointee.isOverwritten = false
@@ -231,6 +236,7 @@ extension Journal {
         guard isWell else {
             state.pointee.isFailing = true
             commitFailed()
+            giveUpConfirmation()
             return
         }
         guard state.pointee.phase == .flushing else {
@@ -239,7 +245,6 @@ extension Journal {
             return
         }
         let hadRecords = state.pointee.sealedRecords > 0
-        let wasConfirmed = state.pointee.confirmed == state.pointee.committed
         state.pointee.committedBlock = state.pointee.sealedThrough
         // What a block says must not be less than what is noted that it says.
         inOrder()
@@ -247,6 +252,7 @@ extension Journal {
         state.pointee.durableTail = max(
             state.pointee.durableTail, state.pointee.flushedTail)
         state.pointee.confirmed = max(state.pointee.confirmed, state.pointee.flushedCommit)
+        let wasConfirmed = state.pointee.confirmed == state.pointee.committed
         // Recovery must not compare the data, and no block says so yet.
         if hadRecords, state.pointee.isOverwritten || state.pointee.isDataFirst,
             state.pointee.confirmed < state.pointee.sealedCommit
@@ -268,6 +274,12 @@ extension Journal {
         }
         state.pointee.hasNews = true
         updateWindow()
+    }
+
+    /// Whoever waits for it asks again, and gets an error: it is tried once for each who asks.
+    private func giveUpConfirmation() {
+        state.pointee.confirmingBlock = 0
+        state.pointee.wantsConfirmation = false
     }
 
     /// Whoever waits for it, or for the one behind it, gets an error.

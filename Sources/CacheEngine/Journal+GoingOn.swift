@@ -67,7 +67,11 @@ extension Journal {
     /// A record that was made, and the way it is about: the one may be there without the other.
     private func finishChange(_ pages: UnsafeMutableRawPointer) {
         let changing = state.pointee.changingSet
-        state.pointee.changingSet = 0
+        // Only when all of it is done: this process may die, too.
+        defer {
+            inOrder()
+            state.pointee.changingSet = 0
+        }
         guard changing > 0, state.pointee.openRecords > 0,
             let record = block(state.pointee.openBlock)
                 .record(at: state.pointee.openRecords - 1, setCount: .max),

@@ -230,9 +230,9 @@ struct CommitWindow {
 
     /// A stamp 65536 commits old looks new; then somebody waits for nothing, once.
     @inline(__always) private func isWithin(_ stamp: UInt16, _ width: UInt64) -> Bool {
-        stamp != 0
-            && UInt16(truncatingIfNeeded: rawValue) &- stamp
-                < UInt16(truncatingIfNeeded: width)
+        let width = UInt16(truncatingIfNeeded: width)
+        return stamp != 0
+            && (UInt16(truncatingIfNeeded: rawValue) &- stamp < width || width == .max)
     }
     @inline(__always) func isUnconfirmed(_ stamp: UInt16) -> Bool {
         isWithin(stamp, rawValue >> 16)

@@ -34,6 +34,7 @@ public struct Recovery: ~Copyable {
     private var sequences: [UInt64]
     private var damagedPlaces: Set<UInt64> = []
     private var newest: UInt64 = 0
+    private var impossibleBlock: UInt64?
     private var tail: UInt64 = 1
     private var trustedThrough: UInt64 = 0
     private var durableThrough: UInt64 = 0
@@ -140,16 +141,17 @@ extension Recovery {
             sequences[Int(place)] = sequence
             trustedThrough = max(trustedThrough, block.trustedThrough)
             durableThrough = max(durableThrough, block.durableThrough)
-            if sequence > newest {
-                newest = sequence
-                tail = block.tail
-            }
+            if block.tail == 0 { impossibleBlock = sequence }
+            newest = max(newest, sequence)
+            // A block may be told a later one than those behind it: it is true whoever tells it.
+            tail = max(tail, block.tail)
         }
     }
 
     /// The blocks to `replay`, in this order.
     public mutating func planReplay() throws(JournalDamage) -> Range<UInt64> {
-        guard tail >= 1, tail <= newest + 1, newest + 1 - tail <= geometry.journalBlockCount else {
+        if let impossibleBlock { throw .impossible(block: impossibleBlock) }
+        guard tail <= newest + 1, newest + 1 - tail <= geometry.journalBlockCount else {
             throw .impossible(block: newest)
         }
         var end = tail

@@ -226,6 +226,8 @@ struct Part {
     var isDurableInPlace = false
     /// Writes past or through the cache dirty granules, too.
     var overDirty = false
+    /// The core was flushed since the discard's I/O on it ended.
+    var isCoreFlushed = false
     var coreFailure: Int32 = 0
     var cacheFailure: Int32 = 0
     var firstLine: UInt64 = 0

@@ -21,6 +21,8 @@ extension CacheInstance {
                     "The core device '\(devicePath)' is too large: 256 PiB are the limit.")
             }
             var configuration = store.configuration
+            // Left there if saving failed when a core of this id was removed.
+            configuration.cores.removeAll { $0.id == id }
             let core = Configuration.Core(
                 id: id, coreOffset: coreOffset(id), sectorCount: device.limits.sectorCount,
                 logicalBlockBytes: device.limits.logicalBlockBytes, devicePath: devicePath)
@@ -287,7 +289,7 @@ extension CacheInstance {
     }
 
     /// Until it is done; false if that would need the journal, and it cannot be written.
-    private func sweep(_ step: () -> SweepOutcome) -> Bool {
+    func sweep(_ step: () -> SweepOutcome) -> Bool {
         while true {
             switch step() {
             case .done: return true

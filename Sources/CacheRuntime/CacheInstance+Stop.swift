@@ -55,7 +55,10 @@ extension CacheInstance {
         for id in state.withLock({ Array($0.cores.keys) }) { try endExport(id) }
         endAdoption()
         // Data and journal first: pages that are durable must not name what is not.
-        let isCommitted = try commitJournal()
+        var isCommitted = state.withLock { Array($0.cores.keys) }.allSatisfy { id in
+            sweep { shared.recordLeftWrites(core: id) }
+        }
+        if try !commitJournal() { isCommitted = false }
         for worker in workers { try worker.stop() }
         state.withLock { $0.isStopped = true }
         let dirty = state.withLock { Array($0.cores.keys) }

@@ -202,6 +202,11 @@ extension Bench {
         }
     }
 
+    /// Whether there is an open command whose text begins so.
+    func open(_ prefix: String) -> Bool {
+        workers[0].open.contains { text($0).hasPrefix(prefix) }
+    }
+
     /// Carries out the first open command whose text begins so (or lets it fail), and takes what
     /// follows.
     @discardableResult

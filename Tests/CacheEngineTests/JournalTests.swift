@@ -438,6 +438,50 @@ import Testing
         bench.expectQuiet()
     }
 
+    /// Others commit all the time, and have no records: the confirmation goes with them.
+    @Test func aConfirmationIsNotKeptWaitingByCommitsWithoutRecords() throws {
+        let bench = try Bench(.writeBack)
+        func writeAndFlush(_ sector: UInt64, _ content: Int) throws {
+            try bench.write(sector, 8, content)
+            bench.take()
+            bench.finish("writeCache")
+            try bench.flush()
+        }
+        for sector in [80, 0] as [UInt64] {
+            try writeAndFlush(sector, 1)
+            bench.finishAll()
+        }
+        try writeAndFlush(80, 2)
+        #expect(bench.take() == ["flushCache"])
+        let slot = try bench.write(0, 8, 2)
+        // The next commit is wanted before this one ends.
+        try writeAndFlush(80, 3)
+        #expect(bench.take() == [])
+        #expect(bench.finish("flushCache").contains { $0.hasPrefix("journal") })
+        bench.finishAll()
+        #expect(bench.result(slot) == 0)
+        bench.expectQuiet()
+    }
+
+    /// Not again and again: the worker could never end.
+    @Test func aConfirmationThatFailsIsTriedOnceForEachWhoAsks() throws {
+        let bench = try Self.committed()
+        let slot = try bench.write(0, 8, 2)
+        #expect(bench.take() == ["journal 2 FUA"])
+        bench.finish("journal 2", error: -5)
+        #expect(bench.result(slot) == -5)
+        var tries = 0
+        while bench.open("journal") {
+            bench.finish("journal", error: -5)
+            tries += 1
+            if tries > 5 { break }
+        }
+        #expect(tries <= 1)
+        try bench.flush()
+        bench.finishAll()
+        bench.expectQuiet()
+    }
+
     /// The core has discarded it: only what is dirty may stay (seed 20751).
     @Test func aDiscardWithoutItsRecordDropsWhatIsClean() throws {
         let bench = try Bench(.writeBack)
