@@ -54,16 +54,20 @@ extension CacheStore {
                     JournalBlockView(base: address(piece, index)))
             }
         }
+        var unreadable: UInt64?
         do throws(JournalDamage) {
-            try replay(&recovery, piece)
+            unreadable = try replay(&recovery, piece)
         } catch {
             guard acceptsLoss else { throw damagedJournal(error) }
         }
+        if let unreadable, !acceptsLoss { throw unreadableData(unreadable) }
     }
 
+    /// Returns the first place of data that had to be compared and cannot be read.
     private func replay(
         _ recovery: inout Recovery, _ piece: AlignedBytes
-    ) throws(JournalDamage) {
+    ) throws(JournalDamage) -> UInt64? {
+        var unreadable: UInt64?
         let line = AlignedBytes(count: Int(geometry.lineBytes))
         let blocks = try recovery.planReplay()
         var next = blocks.lowerBound
@@ -80,11 +84,14 @@ extension CacheStore {
                 guard block.validate() == .whole(session: superblock.session, sequence: sequence)
                 else { throw .unreadable(block: sequence) }
                 try recovery.replay(block) { offset, granules in
-                    dataChecksum(line, offset, granules)
+                    let checksum = dataChecksum(line, offset, granules)
+                    if checksum == nil, unreadable == nil { unreadable = offset }
+                    return checksum
                 }
             }
             next += UInt64(count)
         }
+        return unreadable
     }
 
     /// Reads blocks of these sequences, as many as lie in a row and fit; returns how many.
@@ -172,6 +179,15 @@ extension CacheStore {
                 + "\(geometry.setCount * extentKiB) KiB behind"
         }
         return "set \(set)" + (places.isEmpty ? "" : " (\(places.joined(separator: ", ")))")
+    }
+
+    private func unreadableData(_ offset: UInt64) -> CacheError {
+        CacheError(
+            .inputOutput,
+            "Reading the data at byte \(offset) of '\(medium.path)' failed: without it nobody can "
+                + "tell whether it was written before the cache ended. Nothing was changed: try "
+                + "again. Load with --force-partial to do without it: then what was written there "
+                + "last is lost.")
     }
 
     private func notAsStopped() -> CacheError {

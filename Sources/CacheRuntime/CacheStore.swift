@@ -13,6 +13,10 @@ package final class CacheStore {
     package private(set) var superblock: Superblock
     package private(set) var configuration: Configuration
     package var geometry: Geometry { superblock.geometry }
+    /// A change whose superblock could not be written whole, and the copy at which that ended.
+    /// One copy may name its configuration, the other one may be torn: it is finished before any
+    /// other change, for that overwrites a configuration.
+    private var unfinished: (superblock: Superblock, slot: Int)?
 
     private init(
         _ medium: any StoreMedium, _ superblock: Superblock, _ configuration: Configuration
@@ -160,8 +164,13 @@ extension CacheStore {
     private func commit(
         _ changed: Superblock, _ configuration: Configuration
     ) throws(CacheError) {
+        if let unfinished {
+            try write(unfinished.superblock, first: unfinished.slot)
+            superblock = unfinished.superblock
+            self.unfinished = nil
+        }
         var next = changed
-        next.generation += 1
+        next.generation = superblock.generation + 1
         let bytes = try encoded(configuration, next.generation)
         let slot = 1 - superblock.configurationSlot
         next.configurationSlot = slot
@@ -171,20 +180,26 @@ extension CacheStore {
         block.bytes.copyBytes(from: bytes)
         try medium.write(block.readOnly, at: Self.configurationOffsets[slot])
         try medium.flush()
-        try write(next)
+        try write(next, first: 0)
         superblock = next
         self.configuration = configuration
         try medium.write(block.readOnly, at: Self.configurationOffsets[1 - slot])
         try medium.flush()
     }
 
-    /// Both copies, one after the other.
-    private func write(_ superblock: Superblock) throws(CacheError) {
+    /// Both copies, one after the other: if one is torn, the other one is whole, and what it names
+    /// is there.
+    private func write(_ superblock: Superblock, first: Int) throws(CacheError) {
         let block = AlignedBytes(count: Superblock.Layout.byteCount)
         superblock.encode(into: block.diskBytes)
-        for offset in Self.superblockOffsets {
-            try medium.write(block.readOnly, at: offset)
-            try medium.flush()
+        for slot in [first, 1 - first] {
+            do throws(CacheError) {
+                try medium.write(block.readOnly, at: Self.superblockOffsets[slot])
+                try medium.flush()
+            } catch {
+                unfinished = (superblock, slot)
+                throw error
+            }
         }
     }
 

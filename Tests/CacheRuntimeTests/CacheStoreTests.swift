@@ -188,6 +188,33 @@ import Testing
         }
     }
 
+    /// One change fails, and during the next one the power.
+    @Test func aChangeThatFailedDoesNotSpoilTheNext() throws {
+        for failing in 1...5 {
+            for cut in 1...6 {
+                for seed in UInt64(1)...4 { try failThenCut(failing, cut, seed) }
+            }
+        }
+    }
+
+    private func failThenCut(_ failing: Int, _ cut: Int, _ seed: UInt64) throws {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes, seed: seed)
+        let store = try formatted(medium)
+        let old = store.configuration
+        var failed = old
+        failed.cores.removeAll()
+        var next = old
+        next.cores = Array(old.cores.prefix(1))
+        medium.failingWrite = medium.writeCount + failing
+        try? store.save(failed)
+        medium.failingWrite = medium.writeCount + cut
+        try? store.save(next)
+        let loaded = try CacheStore.open(FaultyMedium(afterPowerCutOf: medium))
+        #expect(
+            [old, failed, next].contains(loaded.configuration),
+            "write \(failing), then \(cut), seed \(seed)")
+    }
+
     private func cut(
         at failing: Int, _ seed: UInt64, _ states: [(Superblock, Configuration)]
     ) throws {

@@ -10,6 +10,8 @@ final class FaultyMedium: StoreMedium, @unchecked Sendable {
     private(set) var writeCount = 0
     /// The number of the write at which the power fails; nil for never.
     var failingWrite: Int?
+    /// Bytes that cannot be read.
+    var unreadable: Range<UInt64>?
     private var random: UInt64
 
     init(byteCount: Int, seed: UInt64 = 1) {
@@ -47,6 +49,9 @@ final class FaultyMedium: StoreMedium, @unchecked Sendable {
     private var powerFailed: CacheError { CacheError(.inputOutput, "The power failed.") }
 
     func read(into bytes: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(CacheError) {
+        if let unreadable, unreadable.overlaps(offset..<offset + UInt64(bytes.count)) {
+            throw CacheError(.inputOutput, "Reading failed.")
+        }
         let start = Int(offset)
         bytes.copyBytes(from: durable[start..<start + bytes.count])
         for write in volatile {

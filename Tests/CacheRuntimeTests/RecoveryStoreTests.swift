@@ -29,6 +29,19 @@ import Testing
         #expect(loaded.report?.recordsDropped == 1)
     }
 
+    /// It may be there: nobody can tell.
+    @Test func dataThatCannotBeReadIsNotDroppedWithoutConsent() throws {
+        let image = try image()
+        let place = image.geometry.cacheOffset(set: 3, way: 8)
+        image.medium.unreadable = place..<place + 512
+        let before = image.medium.durable
+        let text = message { () throws(CacheError) in _ = try LoadedImage(image.medium) }
+        #expect(text?.hasPrefix("Reading the data at byte \(place) of ") == true, "\(text ?? "")")
+        #expect(image.medium.durable == before)
+        #expect(try LoadedImage(image.medium, acceptsLoss: true).report?.recordsDropped == 1)
+        image.medium.unreadable = nil
+    }
+
     @Test func whatIsRecoveredIsWrittenToTheOlderCopies() throws {
         let image = try image()
         let before = image.medium.durable
