@@ -78,11 +78,12 @@ extension Journal {
         return nil
     }
 
-    /// Sealed for a commit whose process died before it began: the next one has something to say
-    /// in it.
+    /// Sealed for a commit whose process died before it began, or for a confirmation that failed:
+    /// the next one has something to say in it, and takes no other place.
     private func isForNextCommit(_ block: UInt64) -> Bool {
-        state.pointee.phase == .idle && state.pointee.openRecords == 0
-            && block == state.pointee.openBlock - 1 && block != state.pointee.confirmingBlock
+        state.pointee.openRecords == 0 && block == state.pointee.openBlock - 1
+            && block != state.pointee.confirmingBlock
+            && (state.pointee.phase == .idle || block > state.pointee.sealedThrough)
     }
 
     private func begin(block: UInt64) -> JournalAction {
