@@ -346,6 +346,8 @@ extension Engine {
 
     private mutating func endBatch(_ batchIndex: Int) {
         let batch = cleaner.batches + batchIndex
+        // What it has written is not flushed. When a discard drops the dirty line, it is read.
+        if batch.pointee.failure != 0 { counters.add(.directWritesDone, batch.pointee.core) }
         for index in 0..<batch.pointee.entryCount { settle(batch, index) }
         if batch.pointee.job < 0 {
             let access = SetAccess(shared, batch.pointee.urgentSet, counters)

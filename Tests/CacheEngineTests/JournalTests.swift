@@ -482,6 +482,23 @@ import Testing
         bench.expectQuiet()
     }
 
+    /// What it has written may come to light by a discard, and be read: the next FLUSH is for it
+    /// (seed 110000834).
+    @Test func aCleaningThatFailedIsFlushedByTheNextFlush() throws {
+        let bench = try Self.committed()
+        #expect(bench.beginFlush())
+        bench.take()
+        bench.finish("readCache")
+        bench.finish("writeCore")
+        bench.finish("flushCore", error: -5)
+        bench.finishAll()
+        #expect(bench.wholeState(0)?.dirty == 0xff)
+        try bench.flush()
+        #expect(bench.take().contains("flushCore"))
+        bench.finishAll()
+        bench.expectQuiet()
+    }
+
     /// The core has discarded it: only what is dirty may stay (seed 20751).
     @Test func aDiscardWithoutItsRecordDropsWhatIsClean() throws {
         let bench = try Bench(.writeBack)
