@@ -150,10 +150,13 @@ extension Journal {
         let tellsTail =
             state.pointee.tail > state.pointee.durableTail && isShort
         // Overwritten or not, without a record there is nothing recovery could doubt.
-        if state.pointee.uncommittedRecords == 0 { state.pointee.needsDataFirst = false }
+        // (What is needed is not forgotten here: if there is no room, overwriting goes on relying
+        // on it.)
+        let isDataFirst =
+            state.pointee.needsDataFirst && state.pointee.uncommittedRecords > 0
         let needsBlock =
             state.pointee.openRecords > 0
-            || (state.pointee.needsDataFirst || tellsTail) && !lastSealedIsUntold
+            || (isDataFirst || tellsTail) && !lastSealedIsUntold
         if needsBlock, !canSealOpenBlock(leaving: tellsTail ? 0 : 2) {
             state.pointee.isStarved = true
             return nil
@@ -164,7 +167,7 @@ extension Journal {
             && state.pointee.durableCommit > state.pointee.confirmed
         if needsBlock || confirms && canSealOpenBlock(leaving: 3) { sealOpenBlock() }
         state.pointee.sealedThrough = state.pointee.openBlock - 1
-        state.pointee.isDataFirst = state.pointee.needsDataFirst
+        state.pointee.isDataFirst = isDataFirst
         state.pointee.isOverwritten = false
         state.pointee.sealedRecords = state.pointee.uncommittedRecords
         state.pointee.sealedCommit = state.pointee.openCommit
