@@ -152,10 +152,10 @@ extension Engine {
 /// so the record may become durable before the data. What has a record is overwritten in place
 /// without another one.
 ///
-/// Crash rule of a process: a granule that is valid already becomes dirty before the write to it
-/// is issued
-/// (whatever part of the write lands, the cache is what counts); a granule that is not valid
-/// becomes valid and dirty only when its data is there (before, nothing was acknowledged).
+/// Crash rule of a process: a granule that is valid already becomes dirty before the write to it is
+/// issued, and recorded when its data is there. If the process dies in between, the next one drops
+/// it: whatever part of the write landed, the core has what was there before. A granule that is not
+/// valid becomes valid and dirty only when its data is there (before, nothing was acknowledged).
 extension Engine {
     mutating func startWriteBack(_ index: UInt32) -> Bool {
         let part = parts[index]
@@ -294,21 +294,15 @@ extension Engine {
         let part = parts[index]
         let way = Int(part.pointee.ways[line])
         access.sidecar.hadFailedWrite = true
-        recordUnknown(part, line: line, access)
-        access.releaseIfEmpty(way)
-    }
-
-    private func recordUnknown(
-        _ part: UnsafeMutablePointer<Part>, line: Int, _ access: SetAccess
-    ) {
-        let way = Int(part.pointee.ways[line])
         var state = access.page.state(way)
         let new = granules(part, line: line) & state.dirty & ~state.recorded
-        guard new != 0 else { return }
-        precondition(part.pointee.reserved > 0, "more records than were reserved")
-        part.pointee.reserved -= 1
-        state.recorded |= new
-        access.record(way, state, granules: new, checksum: nil)
+        if new != 0 {
+            precondition(part.pointee.reserved > 0, "more records than were reserved")
+            part.pointee.reserved -= 1
+            state.recorded |= new
+            access.record(way, state, granules: new, checksum: nil)
+        }
+        access.releaseIfEmpty(way)
     }
 
     /// Of the new data of a line; nil if it may not stay what is on the device: somebody else
@@ -350,7 +344,7 @@ extension Engine {
         let part = parts[index]
         let access = SetAccess(shared, part.pointee.set, counters)
         access.sidecar.lock()
-        let search = findExclusiveLines(part, access)
+        let search = findLines(part, access, canTake: { $0.canBecomeExclusive })
         guard search == .found else { return giveUp(index, access, search) }
         part.pointee.phase = .writeThrough
         countHits(part, access)
@@ -361,28 +355,6 @@ extension Engine {
         if part.pointee.owners != 0 { emitLines(index, .writeCache, part.pointee.owners) }
         emitCoreWrite(index)
         return true
-    }
-
-    /// Finds the lines and makes sure of room for the records of granules that are dirty without
-    /// one: a write-back write of a process that died was about to make them so.
-    private func findExclusiveLines(
-        _ part: UnsafeMutablePointer<Part>, _ access: SetAccess
-    ) -> LineSearch {
-        let search = findLines(part, access, canTake: { $0.canBecomeExclusive })
-        guard search == .found else { return search }
-        var count = 0
-        for line in 0..<Int(part.pointee.lineCount) where part.pointee.ways[line] != Ways.none {
-            let state = access.page.state(Int(part.pointee.ways[line]))
-            if granules(part, line: line) & state.dirty & ~state.recorded != 0 { count += 1 }
-        }
-        guard count > 0 else { return .found }
-        switch journal.reserve(count, worker: worker) {
-        case .reserved: break
-        case .full: return .awaitsJournal
-        case .failing: return .failing
-        }
-        part.pointee.reserved = UInt8(count)
-        return .found
     }
 
     /// What the cache has of a durable write is made durable by a commit, and so is what the
@@ -431,8 +403,6 @@ extension Engine {
             let line = left.trailingZeroBitCount
             left &= left &- 1
             let way = Int(part.pointee.ways[line])
-            // Cache and core may differ from now on: it must not be forgotten what counts.
-            if part.pointee.reserved > 0 { recordUnknown(part, line: line, access) }
             settle(access, way, granules(part, line: line))
             access.sidecar.uses[way].endExclusive()
             access.page.replacement[way] &= ~Replacement.overwritten
@@ -462,7 +432,7 @@ extension Engine {
         let request = requests[part.pointee.request]
         let access = SetAccess(shared, part.pointee.set, counters)
         access.sidecar.lock()
-        let search = findExclusiveLines(part, access)
+        let search = findLines(part, access, canTake: { $0.canBecomeExclusive })
         guard search == .found else { return giveUp(index, access, search) }
         part.pointee.phase = .passThrough
         let dirty = dirtyGranules(part, access)

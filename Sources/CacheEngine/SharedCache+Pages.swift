@@ -68,7 +68,7 @@ extension SharedCache {
             return false
         }
         for way in 0..<SetPageLayout.ways {
-            let state = page.state(way)
+            let state = undoWriteUnderWay(page, way)
             guard state.valid != 0 else {
                 // Free, or somebody was about to fill it: nothing valid was ever in it.
                 guard state.isEmpty else { return false }
@@ -92,6 +92,21 @@ extension SharedCache {
             sidecar.lastCommit = journal.state.pointee.openCommit
         }
         return true
+    }
+
+    /// What is dirty without a record was valid and clean until a write to it began, and nobody was
+    /// told that this had ended: the core has what was there before.
+    ///
+    /// The write may be sent again, refused, or never come. If what is there of it stayed, that
+    /// could be read, flushed, and go back after a power cut.
+    private func undoWriteUnderWay(_ page: SetPageView, _ way: Int) -> LineState {
+        var state = page.state(way)
+        let unrecorded = state.dirty & ~state.recorded
+        guard unrecorded != 0 else { return state }
+        state.dirty &= ~unrecorded
+        state.valid &= ~unrecorded
+        page.setState(way, state)
+        return state
     }
 
     /// Whether one of the ways before `way`, which are adopted, holds the line, too.

@@ -19,24 +19,6 @@ extension SharedCache {
         }
     }
 
-    /// Records what a process that died was about to write, if nobody will send it again: who reads
-    /// what is there of it may rely on that after the next FLUSH.
-    ///
-    /// Before requests of the core come.
-    public func recordLeftWrites(core: UInt16) -> SweepOutcome {
-        sweep(core) { way, access in
-            var state = access.page.state(way)
-            let left = state.dirty & ~state.recorded
-            guard left != 0 else { return .done }
-            let room = reserveOne()
-            guard room == .done else { return room }
-            state.recorded |= left
-            access.record(way, state, granules: left, checksum: nil)
-            counters(workerCount).add(.cacheWritesDone, core)
-            return .done
-        }
-    }
-
     /// All lines, although for some of them the answer is not `done`.
     private func sweep(
         _ core: UInt16, _ step: (_ way: Int, SetAccess) -> SweepOutcome

@@ -193,21 +193,10 @@ extension CacheInstance {
                 resuming: left, plan, control: publisher.control, features: publisher.features,
                 workers: workers)
         } else {
-            if isResumed { try settleLeftWrites(id) }
             exported = try ExportedDevice(
                 plan, control: publisher.control, features: publisher.features, workers: workers)
         }
         state.withLock { $0.cores[id]?.exported = exported }
-    }
-
-    /// The exported device of the dead process is gone: what it was writing is not sent again.
-    private func settleLeftWrites(_ id: UInt16) throws(CacheError) {
-        guard sweep({ shared.recordLeftWrites(core: id) }) else {
-            throw CacheError(
-                .inputOutput,
-                "Writing the journal to the cache device '\(device.path)' failed: core \(id) of "
-                    + "cache \(cacheID) cannot be used.")
-        }
     }
 
     private func takeLeftDevice(_ plan: ExportedDevice.Plan) throws(CacheError) -> DeviceInfo? {
@@ -275,7 +264,7 @@ extension CacheInstance {
     private func forget(_ id: UInt16) throws(CacheError) {
         try endExport(id)
         shared.setHasDevice(id, false)
-        guard sweep({ shared.dropLines(core: id) }) else { throw stays(id) }
+        guard dropLines(id) else { throw stays(id) }
         for worker in workers {
             while try worker.ask({ .detachCore(core: id, $0) }) == -EBUSY { usleep(2_000) }
         }
@@ -288,10 +277,10 @@ extension CacheInstance {
         try store.save(configuration)
     }
 
-    /// Until it is done; false if that would need the journal, and it cannot be written.
-    func sweep(_ step: () -> SweepOutcome) -> Bool {
+    /// False if that would need the journal, and it cannot be written.
+    private func dropLines(_ id: UInt16) -> Bool {
         while true {
-            switch step() {
+            switch shared.dropLines(core: id) {
             case .done: return true
             case .journalFails: return false
             case .again: break

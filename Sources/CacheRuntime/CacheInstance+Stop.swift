@@ -55,10 +55,7 @@ extension CacheInstance {
         for id in state.withLock({ Array($0.cores.keys) }) { try endExport(id) }
         endAdoption()
         // Data and journal first: pages that are durable must not name what is not.
-        var isCommitted = state.withLock { Array($0.cores.keys) }.allSatisfy { id in
-            sweep { shared.recordLeftWrites(core: id) }
-        }
-        if try !commitJournal() { isCommitted = false }
+        let isCommitted = try commitJournal()
         for worker in workers { try worker.stop() }
         state.withLock { $0.isStopped = true }
         let dirty = state.withLock { Array($0.cores.keys) }
