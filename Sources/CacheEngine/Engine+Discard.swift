@@ -128,15 +128,6 @@ extension Engine {
         partReady(slot, result)
     }
 
-    private mutating func flushCore(_ index: UInt32) {
-        let slot = parts[index].pointee.request
-        parts[index].pointee.phase = .flushingCore
-        let command = commands.append(.flushCore)
-        command.pointee.core = requests[slot].pointee.request.core
-        command.pointee.token = Token(
-            .request, slot: slot, generation: requests.generation(slot), isCore: true)
-    }
-
     /// Drops the range's granules that lie in one set; false if the part waits: for a line that is
     /// in use, the journal, or a flush of the core.
     private mutating func dropRange(_ index: UInt32, _ request: Request, set: UInt32) -> Bool {
@@ -167,7 +158,8 @@ extension Engine {
                 }
                 if dropped & state.dirty != 0, !parts[index].pointee.isCoreFlushed {
                     access.sidecar.unlock()
-                    flushCore(index)
+                    parts[index].pointee.phase = .flushingCore
+                    appendCoreFlush(parts[index].pointee.request)
                     return false
                 }
                 var isRecorded = false

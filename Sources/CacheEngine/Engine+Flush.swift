@@ -24,10 +24,14 @@ extension Engine {
     }
 
     private mutating func emitCoreFlush(_ slot: UInt32) {
-        let request = requests[slot]
-        request.pointee.partsInUse += 1
+        requests[slot].pointee.partsInUse += 1
+        appendCoreFlush(slot)
+    }
+
+    /// The end of it is a transfer of the request.
+    mutating func appendCoreFlush(_ slot: UInt32) {
         let command = commands.append(.flushCore)
-        command.pointee.core = request.pointee.request.core
+        command.pointee.core = requests[slot].pointee.request.core
         command.pointee.token = Token(
             .request, slot: slot, generation: requests.generation(slot), isCore: true)
     }

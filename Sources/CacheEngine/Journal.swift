@@ -228,7 +228,8 @@ struct CommitWindow {
         rawValue = open & 0xffff | width(confirmed) << 16 | width(committed) << 32
     }
 
-    /// A stamp 65536 commits old looks new; then somebody waits for nothing, once.
+    /// A stamp 65536 commits old looks new; then somebody waits for nothing, once. What is further
+    /// back than can be told counts as within, too.
     @inline(__always) private func isWithin(_ stamp: UInt16, _ width: UInt64) -> Bool {
         let width = UInt16(truncatingIfNeeded: width)
         return stamp != 0

@@ -81,10 +81,22 @@ extension World {
         underWay = [:]
     }
 
+    /// A process that dies while it takes the image over: the next one begins with what it left.
+    private func dieGoingOn() {
+        let stores = UInt64(random.below([4, 40][random.below(2)]))
+        _ = imageTrap.run(untilStores: stores) {
+            SharedCache(
+                geometry: geometry, pages: pages, workerCount: scenario.workerCount,
+                journal: .goingOn(journalMemory)
+            ).deallocate()
+        }
+    }
+
     /// A new process over the same pages.
     fileprivate func attachAgain() {
         let mode = shared.mode
         shared.deallocate()
+        if MemoryImageTrap.works, random.chance(40) { dieGoingOn() }
         shared = SharedCache(
             geometry: geometry, pages: pages, workerCount: scenario.workerCount,
             journal: .goingOn(journalMemory))
