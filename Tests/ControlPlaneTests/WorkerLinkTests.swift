@@ -10,11 +10,21 @@ import Testing
 
     private func link(_ script: String) throws -> WorkerLink {
         let path = folder.path + "/casd"
-        try "#!/bin/sh\n\(script)\n".write(toFile: path, atomically: false, encoding: .utf8)
-        try FileManager.default.setAttributes([.posixPermissions: 0o755], ofItemAtPath: path)
+        try writeProgram("#!/bin/sh\n\(script)\n", at: path)
         let link = WorkerLink()
         try link.start(StartOptions(cacheDevice: "/dev/x"), waits: true, program: path)
         return link
+    }
+
+    /// By another process: a child that another test starts meanwhile would hold the file open for
+    /// writing for a moment, and what is open for writing cannot be started.
+    private func writeProgram(_ text: String, at path: String) throws {
+        let shell = Process()
+        shell.executableURL = URL(fileURLWithPath: "/bin/sh")
+        shell.arguments = ["-c", #"printf %s "$1" >"$2" && chmod 755 "$2""#, "sh", text, path]
+        try shell.run()
+        shell.waitUntilExit()
+        try #require(shell.terminationStatus == 0)
     }
 
     @Test func aSpareWorkerTellsItsVersionsWhenItWaits() async throws {

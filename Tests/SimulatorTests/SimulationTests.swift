@@ -142,10 +142,11 @@ import Testing
         #expect(try Self.outcome(seed: 2).events != Self.outcome(seed: 3).events)
     }
 
-    /// What a seed without FLUSH says of cores that hold what nobody wrote.
+    /// What a seed without FLUSH says of cores that hold what nobody wrote, when it reads them.
     private static func violationOfSpoiltCores(traced: Bool) throws -> Violation {
         var scenario = Scenario(seed: 2)
         scenario.flushPercent = 0
+        scenario.trialPercent = 0
         let simulation = Simulation(scenario, traced: traced)
         for core in simulation.world.cores {
             for sector in 0..<core.sectorCount { core.device.write(sector, 4711, durably: true) }
