@@ -9,7 +9,8 @@ public import CacheFormat
 /// Nothing is believed for being there: every way in which what is read could be older than what
 /// was promised is told from what a power cut may leave, and reported as damage.
 /// - A journal block after which nothing follows may be torn; then its sectors are whole, of the
-///   old and of the new block. A sector that is not whole was damaged.
+///   old and of the new block. A sector that is not whole was damaged. What a later block said may
+///   be needed although nothing leads to it: a confirmation is durable before blocks sealed earlier.
 /// - A page that was being written may be torn; then the journal still has the record that follows
 ///   the other copy. If the record is not there, the copy that is left is too old.
 /// - Records of a set are numbered: none may be missing.
@@ -32,7 +33,8 @@ public struct Recovery: ~Copyable {
     private var flags: [UInt8]
     /// By place: the sequence of the session's block there, 0 for none.
     private var sequences: [UInt64]
-    private var damagedPlaces: Set<UInt64> = []
+    /// By place, of what was damaged: the newest block of the session that a sector tells of.
+    private var damagedPlaces: [UInt64: UInt64] = [:]
     private var newest: UInt64 = 0
     private var impossibleBlock: UInt64?
     private var tail: UInt64 = 1
@@ -132,7 +134,7 @@ extension Recovery {
     /// Looks at what is at a place of the journal, 0 to `journalBlockCount` - 1.
     public mutating func scan(place: UInt64, _ block: JournalBlockView) {
         switch block.validate() {
-        case .damaged: damagedPlaces.insert(place)
+        case .damaged: damagedPlaces[place] = block.newestTold(session: session) ?? .max
         case .torn: break
         case .whole(let session, let sequence):
             guard session == self.session, sequence > 0,
@@ -157,10 +159,17 @@ extension Recovery {
         var end = tail
         while end <= newest, sequences[Int(end % geometry.journalBlockCount)] == end { end += 1 }
         if end <= durableThrough { throw .missing(block: end) }
-        if damagedPlaces.contains(end % geometry.journalBlockCount) {
-            throw .unreadable(block: end)
-        }
+        if let block = damagedBlock(from: end) { throw .unreadable(block: block) }
         return tail..<end
+    }
+
+    /// A damaged block that may have said something behind those before `end`.
+    private func damagedBlock(from end: UInt64) -> UInt64? {
+        let places = geometry.journalBlockCount
+        let lost = damagedPlaces.filter { $0.value >= end }
+        return lost.map { place, told in
+            told == .max ? end + (place + places - end % places) % places : told
+        }.min()
     }
 
     /// Applies a block's records. `dataChecksum` reads those granules of the line at an offset of

@@ -182,6 +182,16 @@ extension JournalBlockView {
         return isOne ? .whole(session: session, sequence: sequence) : .torn
     }
 
+    /// Of a damaged block: the newest block of the session that one of its whole sectors belongs to,
+    /// 0 if they belong to none; nil if no sector is whole.
+    public func newestTold(session: UInt64) -> UInt64? {
+        let whole = (0..<JournalLayout.sectorCount).filter(isWhole).map(sector)
+        return whole.map {
+            $0.load(JournalLayout.session, as: UInt64.self) == session
+                ? $0.load(JournalLayout.sequence, as: UInt64.self) : 0
+        }.max()
+    }
+
     private func isWhole(_ index: Int) -> Bool {
         let bytes = sector(index)
         return bytes.load(JournalLayout.checksum, as: UInt32.self)

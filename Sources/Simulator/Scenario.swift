@@ -36,6 +36,15 @@ package struct Scenario {
     package var hotSectors = 512
     package var alignmentSectors = 1
     package var errorPerMille = 0
+    /// Which transfers may fail.
+    package var failing = TransferKinds.all
+    /// Chances in 100 000, at each step, that all of them fail for a while.
+    package var outagesPer100000 = 0
+    /// And in the end they do, until all is told.
+    package var endsInOutage = false
+    /// Which transfers are slow, and in how many percent of its steps such a one does nothing.
+    package var slow = TransferKinds.none
+    package var slowPercent = 0
     package var canDiscard = true
     /// Per mille of steps that switch the mode, begin a flush, take a core away and bring it back.
     package var modeSwitchPerMille = 0
@@ -47,9 +56,18 @@ package struct Scenario {
     /// Chances in 100 000, at each step, that the process dies and another one goes on.
     package var crashesPerHundredThousand = 0
     package var requestCount = 3000
+    /// Of requests: how many in a hundred the first worker, and the first core, get before all of
+    /// them share the rest.
+    package var firstWorkerPercent = 0
+    package var firstCorePercent = 0
+    /// Of requests: how many in a hundred go where something was changed last.
+    package var echoPercent = 0
+    /// Flushes of the journal during one request, if more of them mean that it was forgotten.
+    package var flushesWhileWaiting: UInt64?
     package var limits = EngineLimits()
 
-    package init(seed: UInt64) {
+    /// With a load given it is crowded with that, whatever its seed.
+    package init(seed: UInt64, load: CrowdedLoad? = nil) {
         self.seed = seed
         var random = SeededRandom(seed: seed)
         lineBytes = random.chance(70) ? 4096 : 8192
@@ -82,11 +100,19 @@ package struct Scenario {
         if random.chance(60) { powerCutsPer100000 = [5, 20, 100][random.below(3)] }
         trialPercent = [0, 3, 10, 30][random.below(4)]
         if random.chance(40) { crashesPerHundredThousand = [10, 100, 1000][random.below(3)] }
-        switch random.below(100) {
-        case 0..<20: crowdCommits(&random)
-        case 20..<30: crowdDiscards(&random)
-        case 30..<40: crowdRecords(&random)
-        default: break
+        crowd(load ?? CrowdedLoad(dice: random.below(100)), &random)
+        chooseFaults(&random)
+    }
+
+    private mutating func crowd(_ load: CrowdedLoad?, _ random: inout SeededRandom) {
+        switch load {
+        case .commits: crowdCommits(&random)
+        case .discards: crowdDiscards(&random)
+        case .records: crowdRecords(&random)
+        case .overlaps: crowdOverlaps(&random)
+        case .flushes: crowdFlushes(&random)
+        case .deaths: crowdDeaths(&random)
+        case nil: break
         }
     }
 
@@ -113,18 +139,99 @@ package struct Scenario {
         discardPercent = 10 + random.below(20)
         flushPercent = 5 + random.below(15)
         forceUnitAccessPercent = random.below(40)
-        writePercent = 80
+        writePercent = [50, 80][random.below(2)]
         requestSectorsMax = [8, 16, 64][random.below(3)]
         hotSectors = [64, 512][random.below(2)]
         // A user discards nothing that is being written: with few requests that is often so.
         depth = 2 + random.below(8)
         alignmentSectors = [1, 2, 8][random.below(3)]
         canDiscard = true
+        echoPercent = [0, 30][random.below(2)]
         if random.chance(50) { crashesPerHundredThousand = 1000 }
-        if random.chance(40) { errorPerMille = 5 + random.below(60) }
+        if random.chance(50) { errorPerMille = [3, 10, 60][random.below(3)] }
         modeSwitchPerMille = [0, 2, 30][random.below(3)]
         coreFlushPerMille = [0, 5, 50][random.below(3)]
-        trialPercent = 15
+        requestCount = 1500
+        trialPercent = 30
+    }
+
+    /// Writes to the same place at the same time, so that some records have no checksum.
+    private mutating func crowdOverlaps(_ random: inout SeededRandom) {
+        mode = .writeBack
+        workerCount = 1 + random.below(3)
+        hasChecksums = (even: true, odd: random.chance(50))
+        firstWorkerPercent = [0, 90][random.below(2)]
+        flushPercent = 5 + random.below(20)
+        forceUnitAccessPercent = [0, 20][random.below(2)]
+        writePercent = 90
+        requestSectorsMax = [8, 16][random.below(2)]
+        hotSectors = [64, 1024, coreSectors, coreSectors][random.below(4)]
+        echoPercent = [10, 40][random.below(2)]
+        hasAbsentCore = false
+        depth = 2 + random.below(24)
+        modeSwitchPerMille = 0
+        coreFlushPerMille = [5, 50, 200][random.below(3)]
+        errorPerMille = [0, 1, 5, 20][random.below(4)]
+        if random.chance(40) { crashesPerHundredThousand = [100, 1000][random.below(2)] }
+        requestCount = 1000
+        trialPercent = 30
+    }
+
+    /// FLUSH upon FLUSH: most commits have few records, many none.
+    private mutating func crowdFlushes(_ random: inout SeededRandom) {
+        mode = .writeBack
+        journalBlocks = 16
+        coreCount = 2
+        coreSectors = 4096
+        hasAbsentCore = false
+        workerCount = 1 + random.below(2)
+        hasChecksums = (even: true, odd: true)
+        firstCorePercent = [0, 90, 97][random.below(3)]
+        flushPercent = 30 + random.below(50)
+        forceUnitAccessPercent = 0
+        writePercent = 95
+        requestSectorsMax = 8
+        alignmentSectors = 8
+        hotSectors = [64, 512, coreSectors][random.below(3)]
+        depth = 8 + random.below(56)
+        modeSwitchPerMille = 0
+        coreFlushPerMille = [0, 1, 20][random.below(3)]
+        trialPercent = 10
+        flushesWhileWaiting = 120
+    }
+
+    /// Deaths while something is being written that others read meanwhile.
+    private mutating func crowdDeaths(_ random: inout SeededRandom) {
+        if random.chance(80) { mode = .writeBack }
+        crashesPerHundredThousand = 500 + random.below(3000)
+        writePercent = 50
+        flushPercent = 5 + random.below(20)
+        requestSectorsMax = [8, 16, 64][random.below(3)]
+        hotSectors = [64, 512][random.below(2)]
+        echoPercent = [0, 30][random.below(2)]
+        hasAbsentCore = false
+        depth = 4 + random.below(24)
+        coreFlushPerMille = [5, 20, 50][random.below(3)]
+        requestCount = 1500
+        trialPercent = 30
+        slow = .writes
+        slowPercent = [0, 80][random.below(2)]
+    }
+
+    private mutating func chooseFaults(_ random: inout SeededRandom) {
+        if flushesWhileWaiting == nil, slowPercent == 0, random.chance(50) {
+            slow = [.cacheFlushes, .journalBlocks, .setPages, .reads, .writes][random.below(5)]
+            slowPercent = [60, 90, 97][random.below(3)]
+        }
+        if journalBlocks == 16, requestSectorsMax > 8, random.chance(40) {
+            // So much happens while one goes on.
+            slow = .cacheFlushes
+            slowPercent = 97
+        }
+        guard errorPerMille > 0 else { return }
+        failing = [.all, .metadata, .metadata, .data, .data][random.below(5)]
+        if random.chance(50) { outagesPer100000 = [10, 100][random.below(2)] }
+        endsInOutage = random.chance(20)
     }
 
     /// More records than a small journal has room for.
@@ -143,8 +250,33 @@ package struct Scenario {
         flushPercent = random.below(4)
         modeSwitchPerMille = 0
         coreFlushPerMille = [10, 50][random.below(2)]
+        echoPercent = [0, 30][random.below(2)]
         requestCount = 600
         trialPercent = 30
+        if random.chance(50) {
+            // Blocks that are full to the last record when a commit begins.
+            requestSectorsMax = 64
+            alignmentSectors = 64
+            requestCount = 2000
+        }
+    }
+}
+
+/// Loads that put one thing to the test.
+package enum CrowdedLoad: String, CaseIterable, Sendable {
+    case commits, discards, records, overlaps, flushes, deaths
+
+    /// About half of all seeds have none. `dice` is 0 to 99.
+    init?(dice: Int) {
+        switch dice {
+        case 0..<16: self = .commits
+        case 16..<26: self = .discards
+        case 26..<36: self = .records
+        case 36..<44: self = .overlaps
+        case 44..<50: self = .flushes
+        case 50..<56: self = .deaths
+        default: return nil
+        }
     }
 }
 
@@ -160,6 +292,24 @@ extension Scenario {
         scenario.hasAbsentCore = false
         return scenario
     }
+}
+
+/// Some of the transfers, by what they are for.
+package struct TransferKinds: OptionSet, Sendable {
+    package let rawValue: Int
+
+    package init(rawValue: Int) { self.rawValue = rawValue }
+
+    package static let journalBlocks = TransferKinds(rawValue: 1)
+    package static let setPages = TransferKinds(rawValue: 2)
+    package static let cacheFlushes = TransferKinds(rawValue: 4)
+    package static let reads = TransferKinds(rawValue: 8)
+    /// And flushes of cores, and discards.
+    package static let writes = TransferKinds(rawValue: 16)
+    package static let data: TransferKinds = [.reads, .writes]
+    package static let none: TransferKinds = []
+    package static let metadata: TransferKinds = [.journalBlocks, .setPages, .cacheFlushes]
+    package static let all: TransferKinds = [.metadata, .data]
 }
 
 /// A rule of the design that did not hold.

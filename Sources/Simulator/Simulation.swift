@@ -65,7 +65,18 @@ package final class Simulation {
         }
         maybeManage()
         maybeCrash()
+        if world.scenario.errorPerMille > 0 { beginOrEndOutage() }
         progress()
+    }
+
+    private func beginOrEndOutage() {
+        let scenario = world.scenario
+        if scenario.endsInOutage, made + 30 > scenario.requestCount {
+            world.isOutage = true
+            return
+        }
+        let chance = world.isOutage ? 200 : scenario.outagesPer100000
+        if world.random.below(100_000) < chance { world.isOutage.toggle() }
     }
 
     /// What the product's adoption thread does.
@@ -130,7 +141,7 @@ package final class Simulation {
             }
             idle = quiet && world.underWay.isEmpty ? idle + 1 : 0
             turns += 1
-            if turns > 500_000 { world.fail("requests never end: \(stall)") }
+            if turns > 200_000 { world.fail("requests never end: \(stall)") }
             if let violation = world.violation { throw violation }
             finishRemoval()
             continueModeChange()

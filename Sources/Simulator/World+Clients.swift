@@ -6,7 +6,9 @@ extension World {
     func makeRequest() {
         let candidates = cores.filter { $0.isAttached && !$0.isPaused }
         guard !candidates.isEmpty else { return }
-        let core = candidates[random.below(candidates.count)]
+        let core =
+            random.chance(scenario.firstCorePercent)
+            ? candidates[0] : candidates[random.below(candidates.count)]
         let dice = random.below(100)
         let operation: Request.Operation
         if dice < scenario.flushPercent {
@@ -21,8 +23,23 @@ extension World {
         if operation == .write {
             request.forceUnitAccess = random.chance(scenario.forceUnitAccessPercent)
         }
+        if random.chance(scenario.echoPercent) { echo(&request) }
         if overlapsDiscard(request) { return }
+        if operation == .write || operation == .discard { lastChange = request }
         submit(request, core)
+    }
+
+    /// It goes where something was written or discarded last; a discard, to some of that.
+    private func echo(_ request: inout Request) {
+        guard let lastChange, lastChange.core == request.core, request.operation != .flush else {
+            return
+        }
+        request.startSector = lastChange.startSector
+        request.sectorCount = min(lastChange.sectorCount, UInt32(scenario.requestSectorsMax))
+        guard request.operation == .discard, request.sectorCount > 1 else { return }
+        let from = UInt32(random.below(Int(request.sectorCount)))
+        request.startSector += UInt64(from)
+        request.sectorCount = 1 + UInt32(random.below(Int(request.sectorCount - from)))
     }
 
     /// A discard at the same time as a write to the same sectors leaves anything at all: no user
@@ -57,6 +74,7 @@ extension World {
         let now = tick()
         let client = ClientRequest(
             origin: nextOrigin, request: request, core: core, begun: now, stamp: nextStamp)
+        client.flushesBefore = shared.journalActivity.flushes
         nextOrigin += 1
         nextStamp += 1
         core.requestsUnderWay += 1
@@ -65,7 +83,9 @@ extension World {
             let stamp = request.operation == .write ? client.stamp : 0
             for sector in client.sectors { core.history[sector].writeBegan(stamp, at: now) }
         }
-        requests[random.below(scenario.workerCount)].append(client)
+        let worker =
+            random.chance(scenario.firstWorkerPercent) ? 0 : random.below(scenario.workerCount)
+        requests[worker].append(client)
     }
 
     func answered(_ client: ClientRequest, result: Int32) {
@@ -76,9 +96,7 @@ extension World {
         let now = tick()
         client.core.requestsUnderWay -= 1
         note(client, "answered \(result)")
-        if result != 0, scenario.errorPerMille == 0 {
-            fail("\(client.request) failed with \(result) although no device did")
-        }
+        if scenario.errorPerMille == 0 { checkAnswer(client, result) }
         switch client.request.operation {
         case .read:
             guard result == 0 else { break }
@@ -104,6 +122,17 @@ extension World {
             checkDurable(client.core, before: client.begun)
         }
         if result == 0, client.request.operation == .flush || isDurable(client) { maybeTryCut() }
+    }
+
+    /// Where no device fails.
+    private func checkAnswer(_ client: ClientRequest, _ result: Int32) {
+        if result != 0 {
+            fail("\(client.request) failed with \(result) although no device did")
+        }
+        let flushes = shared.journalActivity.flushes - client.flushesBefore
+        if let most = scenario.flushesWhileWaiting, flushes > most {
+            fail("\(client.request) waited while the journal flushed \(flushes) times")
+        }
     }
 
     private func isDurable(_ client: ClientRequest) -> Bool {

@@ -15,7 +15,9 @@ extension World {
         if command.kind == .flushCache || command.kind == .flushCore {
             transfer.unflushed = device(of: command).unflushed
         }
-        if scenario.errorPerMille > 0, random.below(1000) < scenario.errorPerMille {
+        if scenario.errorPerMille > 0, scenario.failing.contains(kind(of: transfer)),
+            isOutage || random.below(1000) < scenario.errorPerMille
+        {
             transfer.willFail = true
         }
         if device(of: command) !== cacheDevice, cores[Int(command.core)].isAbsent {
@@ -24,6 +26,17 @@ extension World {
         checkTransfer(transfer)
         note(transfer, "begins")
         transfers.append(transfer)
+    }
+
+    private func kind(of transfer: SimulatedTransfer) -> TransferKinds {
+        if transfer.command.kind == .flushCache { return .cacheFlushes }
+        guard transfer.metadata != nil else {
+            let kind = transfer.command.kind
+            return kind == .readCache || kind == .readCore ? .reads : .writes
+        }
+        let isBlock =
+            transfer.command.deviceOffset < geometry.setPageOffset(set: 0, slot: 0)
+        return isBlock ? .journalBlocks : .setPages
     }
 
     /// No transfer may reach outside its device or its buffer.
@@ -52,6 +65,9 @@ extension World {
     func stepTransfer() {
         let index = random.below(transfers.count)
         let transfer = transfers[index]
+        if scenario.slow.contains(kind(of: transfer)), random.chance(scenario.slowPercent) {
+            return
+        }
         let mayEndEarly = transfer.willFail && random.chance(50)
         guard !transfer.pending.isEmpty, !mayEndEarly else {
             transfers.swapAt(index, transfers.count - 1)

@@ -161,20 +161,25 @@ final class SurvivingDevice {
     /// By offset: blocks of metadata that are not as the device durably has them.
     private var blocks: [UInt64: UnsafeMutableRawPointer] = [:]
 
-    /// Metadata survives in blocks, unless it is torn.
+    /// Metadata survives in blocks, unless it is torn. One of them may be an exception.
     init(
         _ device: SimulatedDevice, _ transfers: [SimulatedTransfer], metadataPercent: Int,
         isTorn: Bool, dataPercent: Int, _ random: inout SeededRandom
     ) {
         self.device = device
         var block = (index: -1, survives: false)
-        for sector in device.unflushed.sorted() {
+        let unflushed = device.unflushed.sorted()
+        let exception = Exception(
+            among: unflushed.filter { $0 < device.metadata.current.count }, &random)
+        for sector in unflushed {
             guard sector < device.metadata.current.count else {
                 if random.chance(dataPercent) { stamps[sector] = device.read(sector) }
                 continue
             }
-            if isTorn || sector / 8 != block.index {
-                block = (sector / 8, random.chance(metadataPercent))
+            if isTorn || sector / 8 != block.index || exception.isTorn(sector) {
+                block = (
+                    sector / 8, random.chance(exception.percent(sector) ?? metadataPercent)
+                )
             }
             if block.survives { keep(metadata: sector, device.metadata.current.address(sector)) }
         }
@@ -190,6 +195,21 @@ final class SurvivingDevice {
     }
 
     deinit { for block in blocks.values { block.deallocate() } }
+
+    /// A block that is lost although others survive, or the other way round, or that is torn.
+    private struct Exception {
+        private var block = -1
+        private var percent = 0
+
+        init(among sectors: [Int], _ random: inout SeededRandom) {
+            guard !sectors.isEmpty, random.chance(40) else { return }
+            block = sectors[random.below(sectors.count)] / 8
+            percent = [0, 50, 100][random.below(3)]
+        }
+
+        func percent(_ sector: Int) -> Int? { sector / 8 == block ? percent : nil }
+        func isTorn(_ sector: Int) -> Bool { sector / 8 == block && percent == 50 }
+    }
 
     private func land(_ transfer: SimulatedTransfer, _ sector: Int) {
         let place = Int(transfer.command.deviceOffset / 512) + sector

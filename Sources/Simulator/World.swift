@@ -26,12 +26,15 @@ final class World {
     /// Requests given to a worker and not fetched yet.
     var requests: [[ClientRequest]]
     var underWay: [UInt64: ClientRequest] = [:]
+    var lastChange: Request?
     var nextOrigin: UInt64 = 1
     var nextStamp: UInt64 = 1
     var eventCount: UInt64 = 0
     var flushesEnded: [UInt16: Int32] = [:]
     /// Workers that have not yet reported the end of their write-back writes.
     var settling: Set<Int> = []
+    /// For a while all transfers fail that may.
+    var isOutage = false
     var violation: Violation?
     var powerCuts = 0
     /// Power cuts of which only the outcome was looked at.
@@ -157,6 +160,8 @@ final class ClientRequest {
     let stamp: UInt64
     let buffer: SimulatedBuffer
     var slot: UInt32?
+    /// Flushes of the cache device before it began.
+    var flushesBefore: UInt64 = 0
 
     init(
         origin: UInt64, request: Request, core: SimulatedCore, begun: UInt64, stamp: UInt64

@@ -12,6 +12,9 @@ struct Simulate: ParsableCommand {
     @Option(help: "The first seed of a long run.")
     var from: UInt64 = 1
 
+    @Option(help: "Crowd every seed with this load.")
+    var load: CrowdedLoad?
+
     @Option(help: "How many seeds; without --minutes.")
     var count: UInt64 = 100
 
@@ -56,7 +59,9 @@ struct Simulate: ParsableCommand {
             } else if everyEvent {
                 try playEveryEvent(seed, &totals)
             } else {
-                try play(Scenario(seed: seed), &totals, replay: "--seed \(seed)")
+                let option = load.map { " --load \($0)" } ?? ""
+                try play(
+                    Scenario(seed: seed, load: load), &totals, replay: "--seed \(seed)\(option)")
             }
         }
         print(totals.text)
@@ -118,6 +123,8 @@ struct Simulate: ParsableCommand {
         return simulation
     }
 }
+
+extension CrowdedLoad: ExpressibleByArgument {}
 
 private struct Totals {
     let deadline: ContinuousClock.Instant?

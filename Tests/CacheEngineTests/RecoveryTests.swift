@@ -433,7 +433,7 @@ import Testing
         #expect(image.recover().damage == .missing(block: block))
     }
 
-    @Test(arguments: 1...5) func aBlockThatWasDamagedIsNotTakenForOneThatIsTorn(
+    @Test(arguments: 1...4) func aBlockThatWasDamagedIsNotTakenForOneThatIsTorn(
         block: UInt64
     ) throws {
         let image = try Self.four()
@@ -442,10 +442,27 @@ import Testing
         #expect(damage == (block <= 2 ? .missing(block: block) : .unreadable(block: block)))
     }
 
+    /// What confirms a commit is durable before blocks that are sealed earlier.
+    @Test(arguments: [0, 1000]) func aBlockBehindAGapMayHaveSaidWhatIsNeeded(from: Int) throws {
+        let image = try Self.four()
+        Self.tear(image, 4)
+        image.block(6, .init(trusted: 3, durable: 2))
+        image.data[image.dataOffset(way: 3)] = 4712
+        #expect(image.recover().dirty.count == 3)
+        (image.journal(6).base + from).initializeMemory(
+            as: UInt8.self, repeating: 0xa5, count: from == 0 ? 4096 : 1)
+        #expect(image.recover().damage == .unreadable(block: 6))
+    }
+
+    /// A place that was never written, and a block before the tail.
     @Test func damageWhereNothingIsNeededDoesNotMatter() throws {
         let image = try Self.four()
+        (image.journal(5).base + 1000).storeBytes(of: 0xa5, as: UInt8.self)
         (image.journal(9).base + 1000).storeBytes(of: 0xa5, as: UInt8.self)
         #expect(image.recover().damage == nil && image.recover().dirty.count == 4)
+        image.block(4, .init(tail: 2, trusted: 2, durable: 2))
+        (image.journal(1).base + 1000).storeBytes(of: 0xa5, as: UInt8.self)
+        #expect(image.recover().damage == nil)
     }
 
     @Test(arguments: [0, 6, 20] as [UInt64]) func aTailThatCannotBeIsDamage(tail: UInt64) throws {

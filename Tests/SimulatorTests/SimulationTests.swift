@@ -209,7 +209,7 @@ import Testing
 
     /// Swarm: nothing is always there, and everything is there now and then.
     @Test func seedsDifferInWhatTheyStress() {
-        let scenarios = (UInt64(1)...300).map(Scenario.init(seed:))
+        let scenarios = (UInt64(1)...300).map({ Scenario(seed: $0) })
         let traits: [(String, (Scenario) -> Bool)] = [
             ("errors", { $0.errorPerMille > 0 }), ("discards", { $0.discardPercent > 0 }),
             ("cores that cannot discard", { !$0.canDiscard }),
