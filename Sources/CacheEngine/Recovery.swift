@@ -9,8 +9,8 @@ public import CacheFormat
 /// Nothing is believed for being there: every way in which what is read could be older than what
 /// was promised is told from what a power cut may leave, and reported as damage.
 /// - A journal block after which nothing follows may be torn; then its sectors are whole, of the
-///   old and of the new block. A sector that is not whole was damaged. What a later block said may
-///   be needed although nothing leads to it: a confirmation is durable before blocks sealed earlier.
+///   old and of the new block. A sector that is not whole was damaged. What a later block said
+///   may be needed although nothing leads to it: a confirmation is durable at once.
 /// - A page that was being written may be torn; then the journal still has the record that follows
 ///   the other copy. If the record is not there, the copy that is left is too old.
 /// - Records of a set are numbered: none may be missing.

@@ -182,8 +182,8 @@ extension JournalBlockView {
         return isOne ? .whole(session: session, sequence: sequence) : .torn
     }
 
-    /// Of a damaged block: the newest block of the session that one of its whole sectors belongs to,
-    /// 0 if they belong to none; nil if no sector is whole.
+    /// Of a damaged block: the newest block of the session that one of its whole sectors belongs
+    /// to, 0 if they belong to none; nil if no sector is whole.
     public func newestTold(session: UInt64) -> UInt64? {
         let whole = (0..<JournalLayout.sectorCount).filter(isWhole).map(sector)
         return whole.map {
