@@ -59,6 +59,8 @@ public struct Engine: ~Copyable {
     var discards = DiscardList()
     /// Somebody waits for the end of the write-back writes under way.
     var isSettling = false
+    /// By request slot: the use that is waited for when settling, 0 for none.
+    var settlingUses: [UInt32]
     var cleaner: Cleaner
 
     // What the hot paths need of `shared`, one step nearer.
@@ -98,6 +100,7 @@ public struct Engine: ~Copyable {
         self.limits = limits
         counters = shared.counters(worker)
         requests = SlotPool(capacity: limits.requestSlots, initial: RequestSlot())
+        settlingUses = [UInt32](repeating: 0, count: limits.requestSlots)
         parts = SlotPool(capacity: limits.partSlots, initial: Part())
         commands = CommandQueue(capacity: 4096)
         cleaner = Cleaner(limits: limits, lineBytes: Int(geometry.lineBytes))
@@ -232,19 +235,25 @@ extension Engine {
 
     @usableFromInline mutating func releaseSlot(_ slot: UInt32) { requests.release(slot) }
 
-    /// A `writesSettled` command comes when no write-back write is under way. The caller has seen
-    /// to it that none begins meanwhile (`freezeDirty`), and asks once at a time.
+    /// A `writesSettled` command comes when all writes that are under way now have been answered:
+    /// they may not know yet of a mode or a durability that has just been set. Asked once at a time.
     public mutating func beginSettling() {
         precondition(!isSettling, "asked to settle twice at a time")
         isSettling = true
+        for slot in 0..<UInt32(requests.capacity) {
+            settlingUses[Int(slot)] = isWriteUnderWay(slot) ? requests.generation(slot) : 0
+        }
     }
 
-    private func hasWriteBackWrites() -> Bool {
+    private func isWriteUnderWay(_ slot: UInt32) -> Bool {
+        requests.isInUse(slot) && !requests[slot].pointee.isAnswered
+            && requests[slot].pointee.request.operation == .write
+    }
+
+    private func hasUnsettledWrites() -> Bool {
         (0..<UInt32(requests.capacity)).contains { slot in
-            let request = requests[slot]
-            return requests.isInUse(slot) && !request.pointee.isAnswered
-                && request.pointee.request.operation == .write
-                && request.pointee.mode == .writeBack
+            settlingUses[Int(slot)] != 0 && settlingUses[Int(slot)] == requests.generation(slot)
+                && isWriteUnderWay(slot)
         }
     }
 
@@ -265,7 +274,7 @@ extension Engine {
         continueDiscards()
         continueCleaning()
         continueJournal()
-        if isSettling, !hasWriteBackWrites() {
+        if isSettling, !hasUnsettledWrites() {
             isSettling = false
             _ = commands.append(.writesSettled)
         }

@@ -154,6 +154,7 @@ extension CacheInstance {
             try store.save(configuration)
             shared.durability = durability
             guard durability == .write else { return }
+            for worker in workers { _ = try worker.ask { .settle($0) } }
             // What was answered before the switch: in the cache, and gone directly to cores.
             var isWell = try commitJournal()
             for core in state.withLock({ Array($0.cores.values) }) {

@@ -46,8 +46,9 @@ package struct Scenario {
     package var slow = TransferKinds.none
     package var slowPercent = 0
     package var canDiscard = true
-    /// Per mille of steps that switch the mode, begin a flush, take a core away and bring it back.
+    /// Per mille of steps that switch the mode, the durability, begin a flush, take a core away and bring it back.
     package var modeSwitchPerMille = 0
+    package var durabilitySwitchPerMille = 0
     package var coreFlushPerMille = 0
     package var coreRemovalPerMille = 0
     /// For a third of the run one core has no device, as after a load without it: no requests come
@@ -219,6 +220,9 @@ package struct Scenario {
     }
 
     private mutating func chooseFaults(_ random: inout SeededRandom) {
+        if durability == .flush, random.chance(25) {
+            durabilitySwitchPerMille = 1 + random.below(10)
+        }
         if flushesWhileWaiting == nil, slowPercent == 0, random.chance(50) {
             slow = [.cacheFlushes, .journalBlocks, .setPages, .reads, .writes][random.below(5)]
             slowPercent = [60, 90, 97][random.below(3)]

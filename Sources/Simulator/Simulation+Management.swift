@@ -6,11 +6,25 @@ enum ModeChange {
     case cleaning(to: EngineMode)
 }
 
+/// Raising the durability, as `casadm -X -n durability` does: when it is through, all that was
+/// answered is durable.
+enum DurabilityChange {
+    case settling
+    case committing(UInt64, settled: UInt64)
+}
+
 /// Management while requests go on.
 extension Simulation {
     func maybeManage() {
         let scenario = world.scenario
-        guard absent == nil else { return }
+        continueDurabilityChange()
+        guard absent == nil, durabilityChange == nil else { return }
+        if modeChange == nil, removing == nil,
+            world.random.below(1000) < scenario.durabilitySwitchPerMille
+        {
+            switchDurability()
+            return
+        }
         if modeChange == nil, world.random.below(1000) < scenario.modeSwitchPerMille {
             switchMode([.writeBack, .writeThrough, .passThrough][world.random.below(3)])
         }
@@ -72,6 +86,42 @@ extension Simulation {
             world.shared.mode = mode
             world.shared.thawDirty()
             modeChange = nil
+        default: break
+        }
+    }
+}
+
+// MARK: - Durability
+
+extension Simulation {
+    private func switchDurability() {
+        if world.durability == .write {
+            world.durability = .flush
+            world.shared.durability = .flush
+            return
+        }
+        world.shared.durability = .write
+        durabilityChange = .settling
+        for worker in workers.indices {
+            world.settling.insert(worker)
+            world.inboxes[worker].append(.beginSettling)
+        }
+    }
+
+    func continueDurabilityChange() {
+        switch durabilityChange {
+        case .settling where world.settling.isEmpty:
+            world.durability = .write
+            durabilityChange = .committing(world.shared.requestCommit(), settled: world.tick())
+            world.wakeForJournal()
+        case .committing(let commit, let settled):
+            guard let isWell = world.shared.commitOutcome(commit) else { return }
+            durabilityChange = nil
+            if isWell {
+                world.durabilityRaised(settled)
+            } else if world.scenario.errorPerMille == 0 {
+                world.fail("the commit of a raised durability failed although no device did")
+            }
         default: break
         }
     }

@@ -17,6 +17,7 @@ package final class Simulation {
     var removing: SimulatedCore?
     var flushing: Set<UInt16> = []
     var modeChange: ModeChange?
+    var durabilityChange: DurabilityChange?
     var absent: SimulatedCore?
 
     /// With `traced` a violation is told with the last events of its sector; that costs time.
@@ -104,6 +105,7 @@ package final class Simulation {
         removing = nil
         flushing = []
         modeChange = nil
+        durabilityChange = nil
         if let core = absent { world.shared.setHasDevice(core.id, false) }
         world.shared.mode = [.writeBack, .writeThrough, .passThrough][world.random.below(3)]
         startWorkers()
@@ -145,7 +147,8 @@ package final class Simulation {
             if let violation = world.violation { throw violation }
             finishRemoval()
             continueModeChange()
-            if removing != nil || modeChange != nil { idle = 0 }
+            continueDurabilityChange()
+            if removing != nil || modeChange != nil || durabilityChange != nil { idle = 0 }
         }
     }
 

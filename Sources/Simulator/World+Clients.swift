@@ -137,7 +137,17 @@ extension World {
 
     private func isDurable(_ client: ClientRequest) -> Bool {
         client.request.operation == .write
-            && (client.request.forceUnitAccess || scenario.durability == .write)
+            && (client.request.forceUnitAccess || durability == .write)
+    }
+
+    /// All that was answered before `moment` is durable from now on.
+    func durabilityRaised(_ moment: UInt64) {
+        for core in cores where core.isAttached && !core.isAbsent {
+            core.device.makeDurable(core.device.unflushed)
+            for sector in core.history.indices { core.history[sector].flushed(before: moment) }
+            checkDurable(core, before: moment)
+        }
+        maybeTryCut()
     }
 
     /// Rule 2: what was acknowledged before a FLUSH began would survive a power cut now.

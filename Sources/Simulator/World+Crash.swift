@@ -40,6 +40,7 @@ extension Simulation {
         startWorkers()
         flushing = []
         modeChange = nil
+        durabilityChange = nil
         removing?.isPaused = false
         removing = nil
     }
@@ -95,13 +96,14 @@ extension World {
     /// A new process over the same pages.
     fileprivate func attachAgain() {
         let mode = shared.mode
+        durability = shared.durability
         shared.deallocate()
         if MemoryImageTrap.works, random.chance(40) { dieGoingOn() }
         shared = SharedCache(
             geometry: geometry, pages: pages, workerCount: scenario.workerCount,
             journal: .goingOn(journalMemory))
         shared.mode = mode
-        shared.durability = scenario.durability
+        shared.durability = durability
         for core in cores where core.isAttached {
             addToCache(core)
             shared.keepCounters(core: core.id, blockCount: 0)

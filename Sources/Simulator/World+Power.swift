@@ -109,9 +109,10 @@ extension World {
         } else {
             writeRecoveredPages(first, percent: 100)
         }
+        durability = shared.durability
         restart()
         if let set = shared.adoptPages() { fail("recovery made nonsense of set \(set)") }
-        shared.durability = scenario.durability
+        shared.durability = durability
         for core in cores { checkAfterCut(core) }
     }
 

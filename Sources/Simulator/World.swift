@@ -33,6 +33,8 @@ final class World {
     var flushesEnded: [UInt16: Int32] = [:]
     /// Workers that have not yet reported the end of their write-back writes.
     var settling: Set<Int> = []
+    /// What the users have been told to rely on.
+    var durability: EngineDurability
     /// For a while all transfers fail that may.
     var isOutage = false
     var violation: Violation?
@@ -48,6 +50,7 @@ final class World {
 
     init(_ scenario: Scenario, traced: Bool) {
         self.scenario = scenario
+        durability = scenario.durability
         trace = traced ? EventTrace() : nil
         random = SeededRandom(seed: scenario.seed ^ 0x5151_5151)
         guard

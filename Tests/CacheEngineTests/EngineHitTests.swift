@@ -203,7 +203,7 @@ import Testing
     }
 }
 
-/// Waiting for the write-back writes that are under way: before write-back is left.
+/// Waiting for the writes that are under way, which may not know yet of what has just been set.
 @Suite struct EngineSettlingTests {
     private static func frozen() throws -> Bench {
         let bench = try Bench(.writeBack)
@@ -264,15 +264,36 @@ import Testing
         bench.expectQuiet()
     }
 
-    @Test func readsAndWritesThroughAreNotWaitedFor() throws {
+    @Test func readsAndFlushesAreNotWaitedFor() throws {
         let bench = try Self.frozen()
         try bench.read(0, 8)
         try bench.read(800, 8)
-        bench.shared.freezeDirty()
-        try bench.write(1600, 8, 2)
         try bench.flush()
         bench.take()
         #expect(Self.settle(bench) == ["writesSettled"])
+        bench.finishAll()
+        bench.expectQuiet()
+    }
+
+    @Test func writesThroughAreWaitedFor() throws {
+        let bench = try Self.frozen()
+        bench.shared.mode = .passThrough
+        try bench.write(1600, 8, 2)
+        bench.take()
+        #expect(Self.settle(bench) == [])
+        #expect(bench.finish("writeCore") == ["answer 0", "writesSettled"])
+        bench.expectQuiet()
+    }
+
+    /// Otherwise a load that never rests would be waited for forever.
+    @Test func writesThatBeginLaterAreNotWaitedFor() throws {
+        let bench = try Self.frozen()
+        try bench.write(0, 8, 2)
+        bench.take()
+        bench.worker(0).engine.beginSettling()
+        try bench.write(8, 8, 3)
+        #expect(bench.take() == ["writeCache w1:0+8 b0"])
+        #expect(bench.finish("writeCache w0") == ["answer 0", "writesSettled"])
         bench.finishAll()
         bench.expectQuiet()
     }
