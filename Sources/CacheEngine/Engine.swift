@@ -236,7 +236,8 @@ extension Engine {
     @usableFromInline mutating func releaseSlot(_ slot: UInt32) { requests.release(slot) }
 
     /// A `writesSettled` command comes when all writes that are under way now have been answered:
-    /// they may not know yet of a mode or a durability that has just been set. Asked once at a time.
+    /// they may not know yet of a mode or a durability that has just been set. To be asked once at
+    /// a time.
     public mutating func beginSettling() {
         precondition(!isSettling, "asked to settle twice at a time")
         isSettling = true

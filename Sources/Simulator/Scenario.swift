@@ -46,7 +46,8 @@ package struct Scenario {
     package var slow = TransferKinds.none
     package var slowPercent = 0
     package var canDiscard = true
-    /// Per mille of steps that switch the mode, the durability, begin a flush, take a core away and bring it back.
+    /// Per mille of steps that switch the mode, the durability, begin a flush, take a core away and
+    /// bring it back.
     package var modeSwitchPerMille = 0
     package var durabilitySwitchPerMille = 0
     package var coreFlushPerMille = 0
@@ -213,6 +214,8 @@ package struct Scenario {
         hasAbsentCore = false
         depth = 4 + random.below(24)
         coreFlushPerMille = [5, 20, 50][random.below(3)]
+        modeSwitchPerMille = [0, 10, 30][random.below(3)]
+        errorPerMille = [0, 20, 100][random.below(3)]
         requestCount = 1500
         trialPercent = 30
         slow = .writes
@@ -233,7 +236,7 @@ package struct Scenario {
             slowPercent = 97
         }
         guard errorPerMille > 0 else { return }
-        failing = [.all, .metadata, .metadata, .data, .data][random.below(5)]
+        failing = [.all, .metadata, .metadata, .writes, .writes][random.below(5)]
         if random.chance(50) { outagesPer100000 = [10, 100][random.below(2)] }
         endsInOutage = random.chance(20)
     }

@@ -26,7 +26,7 @@ extension Simulation {
             return
         }
         if modeChange == nil, world.random.below(1000) < scenario.modeSwitchPerMille {
-            switchMode([.writeBack, .writeThrough, .passThrough][world.random.below(3)])
+            switchMode(world.randomMode)
         }
         if world.random.below(1000) < scenario.coreFlushPerMille, modeChange == nil {
             let core = world.cores[world.random.below(world.cores.count)]

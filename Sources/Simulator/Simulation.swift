@@ -107,7 +107,7 @@ package final class Simulation {
         modeChange = nil
         durabilityChange = nil
         if let core = absent { world.shared.setHasDevice(core.id, false) }
-        world.shared.mode = [.writeBack, .writeThrough, .passThrough][world.random.below(3)]
+        world.shared.mode = world.randomMode
         startWorkers()
     }
 

@@ -102,7 +102,8 @@ extension World {
         shared = SharedCache(
             geometry: geometry, pages: pages, workerCount: scenario.workerCount,
             journal: .goingOn(journalMemory))
-        shared.mode = mode
+        // A change may have been saved, and not come to more.
+        shared.mode = scenario.modeSwitchPerMille > 0 && random.chance(30) ? randomMode : mode
         shared.durability = durability
         for core in cores where core.isAttached {
             addToCache(core)

@@ -114,6 +114,10 @@ final class World {
         if shared.finishAdoption() { wakeForJournal() }
     }
 
+    var randomMode: EngineMode {
+        [.writeBack, .writeThrough, .passThrough][random.below(3)]
+    }
+
     func wakeForJournal() { inboxes[0].append(.setReleased(Engine.journalSet)) }
 
     func fail(_ text: String) {
