@@ -139,8 +139,8 @@ package struct Scenario {
     private mutating func crowdDiscards(_ random: inout SeededRandom) {
         if random.chance(70) { mode = .writeBack }
         discardPercent = 10 + random.below(20)
-        flushPercent = 5 + random.below(15)
-        forceUnitAccessPercent = random.below(40)
+        flushPercent = [1, 5, 20][random.below(3)]
+        forceUnitAccessPercent = [0, 5, 40][random.below(3)]
         writePercent = [50, 80][random.below(2)]
         requestSectorsMax = [8, 16, 64][random.below(3)]
         hotSectors = [64, 512][random.below(2)]
@@ -148,9 +148,9 @@ package struct Scenario {
         depth = 2 + random.below(8)
         alignmentSectors = [1, 2, 8][random.below(3)]
         canDiscard = true
-        echoPercent = [0, 30][random.below(2)]
+        echoPercent = [0, 20, 60][random.below(3)]
         if random.chance(50) { crashesPerHundredThousand = 1000 }
-        if random.chance(50) { errorPerMille = [3, 10, 60][random.below(3)] }
+        if random.chance(60) { errorPerMille = [3, 10, 60][random.below(3)] }
         modeSwitchPerMille = [0, 2, 30][random.below(3)]
         coreFlushPerMille = [0, 5, 50][random.below(3)]
         requestCount = 1500
@@ -236,7 +236,7 @@ package struct Scenario {
             slowPercent = 97
         }
         guard errorPerMille > 0 else { return }
-        failing = [.all, .metadata, .metadata, .writes, .writes][random.below(5)]
+        failing = [.all, .metadata, .metadata, .writes][random.below(4)]
         if random.chance(50) { outagesPer100000 = [10, 100][random.below(2)] }
         endsInOutage = random.chance(20)
     }
