@@ -61,12 +61,11 @@ extension Journal {
 
     /// A sealed block that nobody writes yet.
     private func blockToWrite() -> UInt64? {
-        if state.pointee.isFailing, state.pointee.phase == .idle,
-            state.pointee.confirmingBlock == 0
-        {
-            return nil
-        }
         let busy = state.pointee.writingBuffers | state.pointee.writtenBuffers
+        if state.pointee.isFailing, state.pointee.phase == .idle {
+            let block = state.pointee.confirmingBlock
+            return block != 0 && busy & bit(of: block) == 0 ? block : nil
+        }
         var block = state.pointee.firstUnwritten
         while block < state.pointee.openBlock {
             let isHeld =
@@ -155,17 +154,21 @@ extension Journal {
         let isDataFirst =
             state.pointee.needsDataFirst && state.pointee.uncommittedRecords > 0
         let needsBlock =
-            state.pointee.openRecords > 0
-            || (isDataFirst || tellsTail) && !lastSealedIsUntold
-        if needsBlock, !canSealOpenBlock(leaving: tellsTail ? 0 : 2) {
+            state.pointee.openRecords > 0 || tellsTail && !lastSealedIsUntold
+        let hasRoom = canSealOpenBlock(leaving: tellsTail ? 0 : 2)
+        if needsBlock, !hasRoom {
             state.pointee.isStarved = true
             return nil
         }
+        // Without room for it, its confirmation says that the data is there.
+        let tellsData = isDataFirst && hasRoom && !lastSealedIsUntold
         // Commit after commit without a record may leave no time for a confirmation by itself.
         let confirms =
             state.pointee.wantsConfirmation && !lastSealedIsUntold
             && state.pointee.durableCommit > state.pointee.confirmed
-        if needsBlock || confirms && canSealOpenBlock(leaving: 3) { sealOpenBlock() }
+        if needsBlock || tellsData || confirms && canSealOpenBlock(leaving: 3) {
+            sealOpenBlock()
+        }
         state.pointee.sealedThrough = state.pointee.openBlock - 1
         state.pointee.isDataFirst = isDataFirst
         state.pointee.isOverwritten = false
@@ -282,8 +285,12 @@ extension Journal {
 
     /// Whoever waits for it asks again, and gets an error: it is tried once for each who asks.
     private func giveUpConfirmation() {
-        state.pointee.confirmingBlock = 0
         state.pointee.wantsConfirmation = false
+        // One that is on its way may still come to something: it takes no other place.
+        let block = state.pointee.confirmingBlock
+        if block != 0, state.pointee.writingBuffers & bit(of: block) == 0 {
+            state.pointee.confirmingBlock = 0
+        }
     }
 
     /// Whoever waits for it, or for the one behind it, gets an error.

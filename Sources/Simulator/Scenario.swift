@@ -160,9 +160,9 @@ package struct Scenario {
     /// Writes to the same place at the same time, so that some records have no checksum.
     private mutating func crowdOverlaps(_ random: inout SeededRandom) {
         mode = .writeBack
-        workerCount = 1 + random.below(3)
-        hasChecksums = (even: true, odd: random.chance(50))
-        firstWorkerPercent = [0, 90][random.below(2)]
+        workerCount = [1, 2, 2, 3][random.below(4)]
+        hasChecksums = (even: true, odd: random.chance(30))
+        firstWorkerPercent = [0, 80, 95][random.below(3)]
         flushPercent = 5 + random.below(20)
         forceUnitAccessPercent = [0, 20][random.below(2)]
         writePercent = 90
@@ -184,7 +184,7 @@ package struct Scenario {
         mode = .writeBack
         journalBlocks = 16
         coreCount = 2
-        coreSectors = 4096
+        coreSectors = 768
         hasAbsentCore = false
         workerCount = 1 + random.below(2)
         hasChecksums = (even: true, odd: true)
@@ -194,12 +194,13 @@ package struct Scenario {
         writePercent = 95
         requestSectorsMax = 8
         alignmentSectors = 8
-        hotSectors = [64, 512, coreSectors][random.below(3)]
+        hotSectors = [64, coreSectors][random.below(2)]
         depth = 8 + random.below(56)
         modeSwitchPerMille = 0
         coreFlushPerMille = [0, 1, 20][random.below(3)]
-        trialPercent = 10
-        flushesWhileWaiting = 120
+        requestCount = 6000
+        trialPercent = [0, 2][random.below(2)]
+        flushesWhileWaiting = 400
     }
 
     /// Deaths while something is being written that others read meanwhile.
