@@ -231,7 +231,7 @@ package struct Scenario {
             slow = [.cacheFlushes, .journalBlocks, .setPages, .reads, .writes][random.below(5)]
             slowPercent = [60, 90, 97][random.below(3)]
         }
-        if journalBlocks == 16, requestSectorsMax > 8, random.chance(40) {
+        if journalBlocks <= 40, requestSectorsMax > 8, random.chance(40) {
             // So much happens while one goes on.
             slow = .cacheFlushes
             slowPercent = 97
@@ -251,11 +251,11 @@ package struct Scenario {
         hasAbsentCore = false
         coreSectors = setCount * 224 * 8
         hotSectors = coreSectors
-        journalBlocks = 16
+        journalBlocks = [16, 16, 40][random.below(3)]
         requestSectorsMax = 1024
         depth = 24 + random.below(48)
         writePercent = 95
-        flushPercent = random.below(4)
+        flushPercent = [0, 1, 4, 10][random.below(4)]
         modeSwitchPerMille = 0
         coreFlushPerMille = [10, 50][random.below(2)]
         echoPercent = [0, 30][random.below(2)]

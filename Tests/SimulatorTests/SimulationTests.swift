@@ -13,6 +13,11 @@ import Testing
             .reduce(0, +)
     }
 
+    @Test(arguments: zip([101, 73] as [UInt64], [.records, .flushes] as [CrowdedLoad]))
+    func aCrowdedSeedPlaysWithoutViolation(seed: UInt64, load: CrowdedLoad) throws {
+        try Simulation(Scenario(seed: seed, load: load)).run()
+    }
+
     @Test(arguments: regressions + Array(1...20))
     func aSeedPlaysWithoutViolation(seed: UInt64) throws {
         let scenario = Scenario(seed: seed)
