@@ -152,6 +152,8 @@ import Testing
         var scenario = Scenario(seed: 2)
         scenario.flushPercent = 0
         scenario.trialPercent = 0
+        scenario.durabilitySwitchPerMille = 0
+        scenario.coreRemovalPerMille = 0
         let simulation = Simulation(scenario, traced: traced)
         for core in simulation.world.cores {
             for sector in 0..<core.sectorCount { core.device.write(sector, 4711, durably: true) }

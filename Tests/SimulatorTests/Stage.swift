@@ -18,6 +18,7 @@ final class Stage {
         scenario.workerCount = 1
         scenario.mode = .writeBack
         scenario.errorPerMille = 0
+        scenario.failing = .all
         scenario.canDiscard = true
         scenario.limits = EngineLimits()
         return scenario

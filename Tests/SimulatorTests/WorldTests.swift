@@ -220,6 +220,14 @@ import Testing
         failing.core.device.write(1, 11, durably: false)
         while !failing.world.transfers.isEmpty { failing.world.stepTransfer() }
         #expect(failing.core.device.durable[1] == 0)
+        for kinds in [.cacheFlushes, .reads] as [TransferKinds] {
+            let elsewhere = Stage {
+                $0.errorPerMille = 1000
+                $0.failing = kinds
+            }
+            elsewhere.world.begin(SimulatedTransfer(Command(.flushCore), worker: 0, buffer: nil))
+            #expect(!elsewhere.world.transfers[0].willFail)
+        }
         let sound = Stage()
         sound.world.begin(SimulatedTransfer(Command(.flushCore), worker: 0, buffer: nil))
         #expect(!sound.world.transfers[0].willFail)
