@@ -200,7 +200,7 @@ package struct Scenario {
         coreFlushPerMille = [0, 1, 20][random.below(3)]
         requestCount = 6000
         trialPercent = [0, 2][random.below(2)]
-        flushesWhileWaiting = 400
+        flushesWhileWaiting = 250
     }
 
     /// Deaths while something is being written that others read meanwhile.

@@ -37,6 +37,7 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
         if clients.slots[slot] != nil, !isDying { world.fail("a slot was given out twice") }
         clients.slots[slot] = client
         client.slot = slot
+        client.flushesBefore = isDying ? 0 : world.shared.journalActivity.flushes
     }
 
     mutating func prepare(_ prepared: UnsafePointer<Command>) -> Bool {

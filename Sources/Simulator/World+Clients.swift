@@ -74,7 +74,6 @@ extension World {
         let now = tick()
         let client = ClientRequest(
             origin: nextOrigin, request: request, core: core, begun: now, stamp: nextStamp)
-        client.flushesBefore = shared.journalActivity.flushes
         nextOrigin += 1
         nextStamp += 1
         core.requestsUnderWay += 1

@@ -167,7 +167,7 @@ final class ClientRequest {
     let stamp: UInt64
     let buffer: SimulatedBuffer
     var slot: UInt32?
-    /// Flushes of the cache device before it began.
+    /// Flushes of the cache device before the process that is to answer it took it.
     var flushesBefore: UInt64 = 0
 
     init(
