@@ -74,6 +74,9 @@ public struct RecoveryReport: Equatable, Sendable {
     public var replayedSets: UInt64 = 0
     /// Sets of which nothing can be said.
     public var damagedSets: [UInt64] = []
+    /// Places of the journal that hold nothing that was ever written: to be emptied when this
+    /// journal is void, or they are damage of the next one, too.
+    public var damagedJournalPlaces: [UInt64] = []
     /// Pages and journal are whole, but together do not say what the stop had noted: something
     /// that was written is not there.
     public var isNotAsStopped = false
@@ -151,7 +154,7 @@ extension Recovery {
     }
 
     /// The blocks to `replay`, in this order.
-    public mutating func planReplay() throws(JournalDamage) -> Range<UInt64> {
+    public func planReplay() throws(JournalDamage) -> Range<UInt64> {
         if let impossibleBlock { throw .impossible(block: impossibleBlock) }
         guard tail <= newest + 1, newest + 1 - tail <= geometry.journalBlockCount else {
             throw .impossible(block: newest)
@@ -161,6 +164,23 @@ extension Recovery {
         if end <= durableThrough { throw .missing(block: end) }
         if let block = damagedBlock(from: end) { throw .unreadable(block: block) }
         return tail..<end
+    }
+
+    /// Where the journal is damaged and loss is accepted, instead of `planReplay`: all blocks that
+    /// are left, in order. A set of which a record in between is missing turns out damaged; one
+    /// whose last record is missing is as it was before that, which nobody can tell.
+    public func blocksLeft() -> [Range<UInt64>] {
+        guard tail <= newest, newest + 1 - tail <= geometry.journalBlockCount else { return [] }
+        var left: [Range<UInt64>] = []
+        for block in tail...newest
+        where sequences[Int(block % geometry.journalBlockCount)] == block {
+            if let last = left.last, last.upperBound == block {
+                left[left.count - 1] = last.lowerBound..<block + 1
+            } else {
+                left.append(block..<block + 1)
+            }
+        }
+        return left
     }
 
     /// A damaged block that may have said something behind those before `end`.
@@ -237,6 +257,7 @@ extension Recovery {
             }
         }
         for set in 0..<geometry.setCount { judge(set) }
+        report.damagedJournalPlaces = damagedPlaces.keys.sorted()
         report.isNotAsStopped =
             dirtyDigest != nil && !isAsStopped && report.damagedSets.isEmpty
     }

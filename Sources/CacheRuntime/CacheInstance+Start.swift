@@ -222,6 +222,7 @@ extension CacheInstance {
             shared.mode = mode
             image.publish()
             try store.markInUse(session: identity.session)
+            try store.emptyJournal(places: recovery?.report.damagedJournalPlaces ?? [])
             return try assemble(
                 options, device, store, image, shared, publisher, recovery: recovery)
         } catch {

@@ -20,13 +20,16 @@ extension CacheStore {
         try medium.flush()
         var recovery = Recovery(
             geometry: geometry, epoch: superblock.epoch, session: superblock.session, pages: pages)
-        try choosePages(&recovery)
-        try replayJournal(&recovery, acceptsLoss: acceptsLoss)
+        var unreadable = UnreadableBlocks()
+        try readSetPages(&unreadable) { set, copies, _ in
+            recovery.choosePage(set: set, copies[0].base, copies[1].base)
+        }
+        try replayJournal(&recovery, acceptsLoss: acceptsLoss, &unreadable)
         recovery.finish(
             dirtyDigest: superblock.state == .stopping ? superblock.dirtyDigest : nil)
         let damaged = recovery.report.damagedSets
         if !damaged.isEmpty {
-            guard acceptsLoss else { throw damagedSets(damaged) }
+            guard acceptsLoss else { throw damagedSets(damaged, unreadable) }
             recovery.emptyDamagedSets()
         }
         if recovery.report.isNotAsStopped, !acceptsLoss { throw notAsStopped() }
@@ -34,98 +37,133 @@ extension CacheStore {
         return recovery.report
     }
 
-    private func choosePages(_ recovery: inout Recovery) throws(CacheError) {
-        try readSetPages { set, copies in
-            recovery.choosePage(set: set, copies[0].base, copies[1].base)
+    /// After `markInUse`, when the journal is void: what is at these places is not to be taken for
+    /// damage of the new one.
+    package func emptyJournal(places: [UInt64]) throws(CacheError) {
+        guard !places.isEmpty else { return }
+        let block = AlignedBytes(count: Geometry.blockBytes)
+        let view = JournalBlockView(base: block.address(0))
+        view.begin(session: 0, sequence: 0)
+        view.seal(tail: 0, trustedThrough: 0, durableThrough: 0)
+        for place in places {
+            try medium.write(block.readOnly, at: geometry.journalOffset(sequence: place))
         }
+        try medium.flush()
     }
+}
 
+// MARK: - The journal
+
+extension CacheStore {
     private func replayJournal(
-        _ recovery: inout Recovery, acceptsLoss: Bool
+        _ recovery: inout Recovery, acceptsLoss: Bool, _ unreadable: inout UnreadableBlocks
     ) throws(CacheError) {
         let piece = AlignedBytes(count: Int(Self.setsPerPiece) * 4096)
         for first in stride(
             from: 0, to: geometry.journalBlockCount, by: Int(Self.setsPerPiece))
         {
-            let count = try readBlocks(from: first, to: geometry.journalBlockCount, piece)
+            let count = readBlocks(from: first, to: geometry.journalBlockCount, piece, &unreadable)
             for index in 0..<count {
                 recovery.scan(
                     place: first + UInt64(index),
                     JournalBlockView(base: address(piece, index)))
             }
         }
-        var unreadable: UInt64?
-        do throws(JournalDamage) {
-            unreadable = try replay(&recovery, piece)
-        } catch {
-            guard acceptsLoss else { throw damagedJournal(error) }
+        let line = LineReader(medium, geometry)
+        for blocks in try blocksToReplay(recovery, acceptsLoss: acceptsLoss, unreadable) {
+            do throws(JournalDamage) {
+                try replay(blocks, &recovery, piece, line, acceptsLoss: acceptsLoss, &unreadable)
+            } catch {
+                throw damagedJournal(error, unreadable)
+            }
         }
-        if let unreadable, !acceptsLoss { throw unreadableData(unreadable) }
+        if let offset = line.unreadable, !acceptsLoss { throw unreadableData(offset) }
     }
 
-    /// Returns the first place of data that had to be compared and cannot be read.
+    private func blocksToReplay(
+        _ recovery: borrowing Recovery, acceptsLoss: Bool, _ unreadable: UnreadableBlocks
+    ) throws(CacheError) -> [Range<UInt64>] {
+        do throws(JournalDamage) {
+            return [try recovery.planReplay()]
+        } catch {
+            guard acceptsLoss else { throw damagedJournal(error, unreadable) }
+            return recovery.blocksLeft()
+        }
+    }
+
     private func replay(
-        _ recovery: inout Recovery, _ piece: AlignedBytes
-    ) throws(JournalDamage) -> UInt64? {
-        var unreadable: UInt64?
-        let line = AlignedBytes(count: Int(geometry.lineBytes))
-        let blocks = try recovery.planReplay()
+        _ blocks: Range<UInt64>, _ recovery: inout Recovery, _ piece: AlignedBytes,
+        _ line: LineReader, acceptsLoss: Bool, _ unreadable: inout UnreadableBlocks
+    ) throws(JournalDamage) {
         var next = blocks.lowerBound
         while next < blocks.upperBound {
-            var count = 0
-            do throws(CacheError) {
-                count = try readBlocks(from: next, to: blocks.upperBound, piece)
-            } catch {
-                throw .unreadable(block: next)
-            }
+            let count = readBlocks(from: next, to: blocks.upperBound, piece, &unreadable)
             for index in 0..<count {
                 let block = JournalBlockView(base: address(piece, index))
                 let sequence = next + UInt64(index)
-                guard block.validate() == .whole(session: superblock.session, sequence: sequence)
-                else { throw .unreadable(block: sequence) }
-                try recovery.replay(block) { offset, granules in
-                    let checksum = dataChecksum(line, offset, granules)
-                    if checksum == nil, unreadable == nil { unreadable = offset }
-                    return checksum
+                do throws(JournalDamage) {
+                    guard
+                        block.validate() == .whole(session: superblock.session, sequence: sequence)
+                    else { throw .unreadable(block: sequence) }
+                    try recovery.replay(block) { line.checksum(at: $0, granules: $1) }
+                } catch {
+                    guard acceptsLoss else { throw error }
                 }
             }
             next += UInt64(count)
         }
-        return unreadable
     }
 
     /// Reads blocks of these sequences, as many as lie in a row and fit; returns how many.
     private func readBlocks(
-        from first: UInt64, to end: UInt64, _ piece: AlignedBytes
-    ) throws(CacheError) -> Int {
+        from first: UInt64, to end: UInt64, _ piece: AlignedBytes,
+        _ unreadable: inout UnreadableBlocks
+    ) -> Int {
         let row = geometry.journalBlockCount - first % geometry.journalBlockCount
         let count = Int(min(Self.setsPerPiece, row, end - first))
-        try medium.read(
+        readBlocks(
             into: UnsafeMutableRawBufferPointer(rebasing: piece.bytes[0..<count * 4096]),
-            at: geometry.journalOffset(sequence: first))
+            at: geometry.journalOffset(sequence: first), &unreadable)
         return count
+    }
+}
+
+/// Reads the data that records name, and tells whether that failed.
+private final class LineReader {
+    private let medium: any StoreMedium
+    private let granuleBytes: Int
+    private let line: AlignedBytes
+    /// The first place of data that had to be compared and cannot be read.
+    private(set) var unreadable: UInt64?
+
+    init(_ medium: any StoreMedium, _ geometry: Geometry) {
+        self.medium = medium
+        granuleBytes = Int(geometry.granuleBytes)
+        line = AlignedBytes(count: Int(geometry.lineBytes))
     }
 
     /// Nil if the line cannot be read.
-    private func dataChecksum(
-        _ line: AlignedBytes, _ offset: UInt64, _ granules: UInt16
-    ) -> UInt32? {
+    func checksum(at offset: UInt64, granules: UInt16) -> UInt32? {
         do throws(CacheError) {
             try medium.read(into: line.bytes, at: offset)
         } catch {
+            if unreadable == nil { unreadable = offset }
             return nil
         }
-        let bytes = Int(geometry.granuleBytes)
         var crc: UInt32 = 0
-        for granule in 0..<Int(geometry.granulesPerLine)
+        for granule in 0..<line.bytes.count / granuleBytes
         where granules & 1 << UInt16(granule) != 0 {
-            let range = granule * bytes..<(granule + 1) * bytes
-            crc = checksum(
+            let range = granule * granuleBytes..<(granule + 1) * granuleBytes
+            crc = CacheFormat.checksum(
                 UnsafeRawBufferPointer(rebasing: line.readOnly[range]), continuing: crc)
         }
         return crc
     }
+}
 
+// MARK: - What was recovered
+
+extension CacheStore {
     /// Both copies of those that were given up: neither can be relied on.
     private func writeRecovered(
         _ recovery: borrowing Recovery, _ pages: UnsafeMutableRawPointer
@@ -157,7 +195,9 @@ extension CacheStore {
 // MARK: - What cannot be recovered
 
 extension CacheStore {
-    private func damagedSets(_ sets: [UInt64]) -> CacheError {
+    private func damagedSets(
+        _ sets: [UInt64], _ unreadable: UnreadableBlocks
+    ) -> CacheError {
         let named = sets.prefix(8).map(describe).joined(separator: "; ")
         let more = sets.count > 8 ? "; and \(sets.count - 8) more" : ""
         return CacheError(
@@ -166,7 +206,7 @@ extension CacheStore {
                 + "'\(medium.path)' cannot be read, or the newest copy of them is missing: "
                 + "\(named)\(more). Each may have had up to \(SetPageLayout.ways) dirty lines of "
                 + "the cores named. Load with --force-partial to start the rest of the cache "
-                + "without them: their dirty data are lost then.")
+                + "without them: their dirty data are lost then.\(unreadable.advice)")
     }
 
     /// A set, and the places of each core that belong to it.
@@ -199,7 +239,9 @@ extension CacheStore {
                 + "some sectors go back to older content.")
     }
 
-    private func damagedJournal(_ damage: JournalDamage) -> CacheError {
+    private func damagedJournal(
+        _ damage: JournalDamage, _ unreadable: UnreadableBlocks
+    ) -> CacheError {
         let (block, what) =
             switch damage {
             case .missing(let block): (block, "is missing although it was written")
@@ -212,6 +254,6 @@ extension CacheStore {
             "Metadata is damaged: block \(block) of the journal on '\(medium.path)' (at byte "
                 + "\(offset)) \(what). What was written last before the cache ended may be lost. "
                 + "Load with --force-partial to start without it: then some sectors go back to "
-                + "older content.")
+                + "older content, or get that of others.\(unreadable.advice)")
     }
 }

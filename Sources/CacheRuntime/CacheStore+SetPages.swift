@@ -14,8 +14,9 @@ extension CacheStore {
         precondition(superblock.state == .cleanlyStopped, "set pages of a cache in use")
         var digest = SetPageDigest()
         var suspect: UInt64?
-        try readSetPages { set, copies throws(CacheError) in
-            let (newest, isSuspect) = try newest(set, copies)
+        var unreadable = UnreadableBlocks()
+        try readSetPages(&unreadable) { set, copies, unreadable throws(CacheError) in
+            let (newest, isSuspect) = try newest(set, copies, unreadable)
             if isSuspect, suspect == nil { suspect = set }
             let page = SetPageView(base: pages + Int(set) * 4096)
             page.base.copyMemory(from: newest.base, byteCount: 4096)
@@ -23,7 +24,8 @@ extension CacheStore {
         }
         guard digest.value == superblock.setPageDigest else {
             throw damaged(
-                suspect, "they are not all of the same stop; a newer page of a set was lost")
+                suspect, "they are not all of the same stop; a newer page of a set was lost",
+                unreadable)
         }
     }
 
@@ -31,29 +33,33 @@ extension CacheStore {
         piece.address(index * 4096)
     }
 
-    /// Reads both copies of every set's page, in order.
+    /// Reads both copies of every set's page, in order; zeros where one cannot be read.
     func readSetPages(
-        _ body: (_ set: UInt64, _ copies: [SetPageView]) throws(CacheError) -> Void
+        _ unreadable: inout UnreadableBlocks,
+        _ body: (
+            _ set: UInt64, _ copies: [SetPageView], _ unreadable: UnreadableBlocks
+        ) throws(CacheError) -> Void
     ) throws(CacheError) {
         let pieces = (0...1).map { _ in AlignedBytes(count: Int(Self.setsPerPiece) * 4096) }
         for first in stride(from: 0, to: geometry.setCount, by: Int(Self.setsPerPiece)) {
             let count = Int(min(Self.setsPerPiece, geometry.setCount - first))
             for slot in 0...1 {
-                try medium.read(
+                readBlocks(
                     into: UnsafeMutableRawBufferPointer(
                         rebasing: pieces[slot].bytes[0..<count * 4096]),
-                    at: geometry.setPageOffset(set: first, slot: slot))
+                    at: geometry.setPageOffset(set: first, slot: slot), &unreadable)
             }
             for index in 0..<count {
                 try body(
-                    first + UInt64(index), pieces.map { SetPageView(base: address($0, index)) })
+                    first + UInt64(index), pieces.map { SetPageView(base: address($0, index)) },
+                    unreadable)
             }
         }
     }
 
     /// The newer copy; suspect if the other one was damaged.
     private func newest(
-        _ set: UInt64, _ copies: [SetPageView]
+        _ set: UInt64, _ copies: [SetPageView], _ unreadable: UnreadableBlocks
     ) throws(CacheError) -> (page: SetPageView, isSuspect: Bool) {
         let contents = copies.map { $0.validate(set: set, epoch: superblock.epoch) }
         let isSuspect = contents.contains(.damaged)
@@ -62,16 +68,18 @@ extension CacheStore {
             return (copies[first >= second ? 0 : 1], isSuspect)
         case (.valid, _): return (copies[0], isSuspect)
         case (_, .valid): return (copies[1], isSuspect)
-        default: throw damaged(set, "neither copy of its page is whole")
+        default: throw damaged(set, "neither copy of its page is whole", unreadable)
         }
     }
 
-    private func damaged(_ set: UInt64?, _ reason: String) -> CacheError {
+    private func damaged(
+        _ set: UInt64?, _ reason: String, _ unreadable: UnreadableBlocks
+    ) -> CacheError {
         let place = set.map { "of set \($0) " } ?? ""
         return CacheError(
             .damaged,
             "Metadata checksum is not correct. Metadata is damaged: the set pages \(place)on "
-                + "'\(medium.path)' cannot be used: \(reason).")
+                + "'\(medium.path)' cannot be used: \(reason).\(unreadable.advice)")
     }
 
     /// Writes every page that differs from its newest copy on the device to its other slot, and

@@ -229,14 +229,21 @@ extension CacheStore {
         case damaged
     }
 
-    /// Reads both superblocks; the newer one of those that are whole counts.
+    /// Reads both superblocks; the newer one of those that are whole counts. Throws if there is
+    /// none, and one that cannot be read.
     package static func find(on medium: any StoreMedium) throws(CacheError) -> Finding {
         let block = AlignedBytes(count: Superblock.Layout.byteCount)
         var newest: Superblock?
         var rejected: [FormatError] = []
+        var failure: CacheError?
         for offset in superblockOffsets
         where offset + UInt64(block.bytes.count) <= medium.byteCount {
-            try medium.read(into: block.bytes, at: offset)
+            do throws(CacheError) {
+                try medium.read(into: block.bytes, at: offset)
+            } catch {
+                failure = failure ?? error
+                continue
+            }
             do {
                 let superblock = try Superblock(decoding: block.diskBytes)
                 if superblock.generation >= newest?.generation ?? 0 { newest = superblock }
@@ -245,6 +252,7 @@ extension CacheStore {
             }
         }
         if let newest { return .cache(newest) }
+        if let failure { throw failure }
         for error in rejected {
             switch error {
             case .otherVersion(let version): return .otherVersion(version)
@@ -266,13 +274,19 @@ extension CacheStore {
                     + "\(medium.byteCount) bytes, and the cache needs \(requiredBytes). "
                     + "Give the device its old size back, or start a new cache with --force.")
         }
+        var failure: CacheError?
         for slot in [superblock.configurationSlot, 1 - superblock.configurationSlot] {
-            if let found = try configuration(of: superblock, slot: slot, on: medium) {
+            do throws(CacheError) {
+                guard let found = try configuration(of: superblock, slot: slot, on: medium)
+                else { continue }
                 var used = superblock
                 used.configurationSlot = slot
                 return CacheStore(medium, used, found)
+            } catch {
+                failure = failure ?? error
             }
         }
+        if let failure { throw failure }
         throw CacheError(
             .damaged,
             "Metadata checksum is not correct. Metadata is damaged: neither copy of the "

@@ -26,13 +26,17 @@ final class ImageMedium: StoreMedium, @unchecked Sendable {
     private let image: [UInt8]
     /// By the number of a block of 4 KiB.
     private var changes: [Int: [UInt8]] = [:]
-    private(set) var readCount = 0
+    /// Blocks that cannot be read before they are written again.
+    private var unreadable: Set<Int> = []
 
     init(_ image: [UInt8]) { self.image = image }
 
     var byteCount: UInt64 { UInt64(image.count) }
 
-    func reset() { changes = [:] }
+    func reset() {
+        changes = [:]
+        unreadable = []
+    }
 
     private func block(_ number: Int) -> [UInt8] {
         changes[number] ?? Array(image[number * 4096..<(number + 1) * 4096])
@@ -40,14 +44,17 @@ final class ImageMedium: StoreMedium, @unchecked Sendable {
 
     func read(into bytes: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(CacheError) {
         precondition(bytes.count % 4096 == 0 && offset % 4096 == 0)
-        readCount += 1
         let first = Int(offset / 4096)
+        let end = first + bytes.count / 4096
+        if let block = unreadable.first(where: { $0 >= first && $0 < end }) {
+            throw CacheError(.inputOutput, "Reading '\(path)' at \(block * 4096) failed.")
+        }
         image.withUnsafeBytes {
             bytes.copyMemory(
                 from: UnsafeRawBufferPointer(rebasing: $0[Int(offset)..<Int(offset) + bytes.count]))
         }
         for (number, content) in changes
-        where number >= first && number < first + bytes.count / 4096 {
+        where number >= first && number < end {
             UnsafeMutableRawBufferPointer(
                 rebasing: bytes[(number - first) * 4096..<(number - first + 1) * 4096]
             ).copyBytes(from: content)
@@ -59,6 +66,7 @@ final class ImageMedium: StoreMedium, @unchecked Sendable {
         for index in 0..<bytes.count / 4096 {
             changes[Int(offset / 4096) + index] = Array(
                 bytes[index * 4096..<(index + 1) * 4096])
+            unreadable.remove(Int(offset / 4096) + index)
         }
     }
 
@@ -73,6 +81,8 @@ final class ImageMedium: StoreMedium, @unchecked Sendable {
     func zero(at offset: UInt64) {
         changes[Int(offset / 4096)] = [UInt8](repeating: 0, count: 4096)
     }
+
+    func makeUnreadable(at offset: UInt64) { unreadable.insert(Int(offset / 4096)) }
 }
 
 /// What of a cache is dirty: granules by the identity of their line.

@@ -113,8 +113,17 @@ import Testing
         #expect(text?.contains("; and 12 more") == true)
     }
 
-    @Test(arguments: [20, 21, 22, 23] as [UInt64])
-    func aDamagedJournalIsNamedAndWithConsentLeftOut(block: UInt64) throws {
+    /// Set 2 goes on in block 23 where 22 had ended, set 3 where 21 had: without those nothing is
+    /// known of them. What of set 1 only block 22 said nobody misses.
+    private static let whatIsLost:
+        [(block: UInt64, lines: [(way: UInt64, set: UInt64)], sets: [UInt64])] = [
+            (20, [], []), (21, [(7, 3), (8, 3)], [3]), (22, [(12, 1), (6, 2)], [2]),
+            (23, [(6, 2), (8, 3)], []),
+        ]
+
+    @Test(arguments: 0...3)
+    func aDamagedJournalIsNamedAndWithConsentTheRestOfItCounts(index: Int) throws {
+        let (block, lines, sets) = Self.whatIsLost[index]
         let image = try image()
         let place = image.geometry.journalOffset(sequence: block)
         image.medium.poke([0xa5], at: Int(place) + 700)
@@ -124,14 +133,64 @@ import Testing
                 == true)
         #expect(text?.contains("(at byte \(place))") == true)
         let loaded = try LoadedImage(image.medium, acceptsLoss: true)
-        // What needs no journal is all there.
-        for set in [UInt64(0), 4, 5] {
-            for (identity, granules) in image.expected {
-                let line = Identity(rawValue: identity).line
-                guard image.geometry.set(ofCoreLine: line, coreOffset: 3) == set else { continue }
-                #expect(loaded.dirty[identity] == granules)
-            }
-        }
+        var expected = image.expected
+        for (way, set) in lines { expected[image.identity(way, set: set).rawValue] = nil }
+        #expect(loaded.dirty == expected && loaded.report?.damagedSets == sets)
+        #expect(loaded.report?.damagedJournalPlaces == [block])
+    }
+
+    /// A place of which nothing can be read any more could belong to any journal.
+    @Test func whatWasDamagedIsNoDamageOfTheNextJournal() throws {
+        let image = try image()
+        let medium = ImageMedium(image.medium.durable)
+        medium.zero(at: image.geometry.journalOffset(sequence: 20))
+        medium.makeUnreadable(at: image.geometry.journalOffset(sequence: 70))
+        let report = try #require(try LoadedImage(medium, acceptsLoss: true).report)
+        #expect(report.damagedJournalPlaces == [20, 70])
+        let store = try CacheStore.open(medium)
+        try store.markInUse(session: 6)
+        let text = message { () throws(CacheError) in _ = try LoadedImage(medium) }
+        #expect(text?.contains("block 20 of the journal") == true, "\(text ?? "")")
+        try store.emptyJournal(places: report.damagedJournalPlaces)
+        #expect(try LoadedImage(medium).dirty == image.expected)
+    }
+
+    // MARK: - What cannot be read
+
+    @Test func aSetThatCannotBeReadIsNamedAndWithConsentTheRestIsLoaded() throws {
+        let image = try image()
+        let medium = ImageMedium(image.medium.durable)
+        let offset = image.geometry.setPageOffset(set: 4, slot: 0)
+        medium.makeUnreadable(at: offset)
+        let text = message { () throws(CacheError) in _ = try LoadedImage(medium) }
+        #expect(text?.contains(" set 4 (core 1 ") == true, "\(text ?? "")")
+        #expect(
+            text?.contains("1 block of metadata could not be read, the first at byte \(offset) (")
+                == true)
+        var expected = image.expected
+        expected[image.identity(0, set: 4).rawValue] = nil
+        #expect(try LoadedImage(medium, acceptsLoss: true).dirty == expected)
+        // It was written again.
+        #expect(try LoadedImage(medium).dirty == expected)
+    }
+
+    @Test func whatIsWrittenNextCannotBeReadAndIsNotNeeded() throws {
+        let image = try image()
+        let medium = ImageMedium(image.medium.durable)
+        // The older copy of a set of which records follow.
+        medium.makeUnreadable(at: image.geometry.setPageOffset(set: 2, slot: 1))
+        medium.makeUnreadable(at: Geometry.superblockOffsets.0)
+        medium.makeUnreadable(at: Geometry.configurationOffsets.1)
+        #expect(try LoadedImage(medium).dirty == image.expected)
+    }
+
+    @Test func withoutASuperblockTheReasonIsTold() throws {
+        let image = try image()
+        let medium = ImageMedium(image.medium.durable)
+        medium.makeUnreadable(at: Geometry.superblockOffsets.0)
+        medium.makeUnreadable(at: Geometry.superblockOffsets.1)
+        let text = message { () throws(CacheError) in _ = try LoadedImage(medium) }
+        #expect(text == "Reading '/dev/image' at 0 failed.")
     }
 
     // MARK: - Power cuts
@@ -253,7 +312,7 @@ import Testing
         return places
     }
 
-    /// Every place, with one bit flipped or all of it zero.
+    /// Every place, with one bit flipped, all of it zero, or not to be read.
     private static func complaints(
         _ image: [UInt8], _ geometry: Geometry, _ expected: DirtyContent
     ) -> [String] {
@@ -272,6 +331,11 @@ import Testing
             medium.zero(at: place.offset)
             if let text = complaint(medium, expected) {
                 complaints.append("\(place.name), zero: \(text)")
+            }
+            medium.reset()
+            medium.makeUnreadable(at: place.offset)
+            if let text = complaint(medium, expected) {
+                complaints.append("\(place.name), unreadable: \(text)")
             }
         }
         return complaints
