@@ -50,7 +50,6 @@ struct WorkerBackend<Front: RequestFront & ~Copyable>: TurnBackend, ~Copyable {
         cores = CoreTable()
         self.completionCapacity = completionCapacity
         completions = .allocate(capacity: completionCapacity)
-        completions.initialize(repeating: (0, 0), count: completionCapacity)
         eventCount = .allocate(capacity: 1)
         eventCount.initialize(to: 0)
     }
@@ -100,20 +99,17 @@ private struct CoreTable {
     let flushes: UnsafeMutablePointer<Unmanaged<Reply>?>
 
     init() {
-        files = .allocate(capacity: Self.count)
-        files.initialize(repeating: 0, count: Self.count)
-        inFlight = .allocate(capacity: Self.count)
-        inFlight.initialize(repeating: 0, count: Self.count)
-        canDiscardByCommand = .allocate(capacity: Self.count)
-        canDiscardByCommand.initialize(repeating: false, count: Self.count)
+        files = allocateZeroed(Self.count)
+        inFlight = allocateZeroed(Self.count)
+        canDiscardByCommand = allocateZeroed(Self.count)
         flushes = .allocate(capacity: Self.count)
         flushes.initialize(repeating: nil, count: Self.count)
     }
 
     func deallocate() {
-        files.deallocate()
-        inFlight.deallocate()
-        canDiscardByCommand.deallocate()
+        free(files)
+        free(inFlight)
+        free(canDiscardByCommand)
         flushes.deallocate()
     }
 }
