@@ -72,6 +72,30 @@ import Testing
         try stop(instance)
     }
 
+    @Test func aDurabilityChangeIsKept() throws {
+        let cache = TemporaryFile(byteCount: 48 << 20)
+        let core = TemporaryFile(byteCount: 16 << 20)
+        do {
+            let instance = try CacheInstance.start(options(cache))
+            _ = try instance.addCore(id: nil, devicePath: core.path)
+            #expect(instance.snapshot().durability == .flush)
+            try instance.setDurability(.write)
+            #expect(instance.snapshot().durability == .write)
+            try stop(instance)
+        }
+        do {
+            let instance = try CacheInstance.start(loading(cache))
+            #expect(instance.snapshot().durability == .write)
+            try instance.setDurability(.flush)
+            #expect(instance.snapshot().durability == .flush)
+            try stop(instance)
+            #expect(throws: CacheError.self) { try instance.setDurability(.write) }
+        }
+        let again = try CacheInstance.start(loading(cache))
+        #expect(again.snapshot().durability == .flush)
+        try stop(again)
+    }
+
     @Test func aRemovedCoreIsGone() throws {
         let cache = TemporaryFile(byteCount: 48 << 20)
         let core = TemporaryFile(byteCount: 16 << 20)
