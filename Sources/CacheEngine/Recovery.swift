@@ -167,13 +167,19 @@ extension Recovery {
     }
 
     /// Where the journal is damaged and loss is accepted, instead of `planReplay`: all blocks that
-    /// are left, in order. A set of which a record in between is missing turns out damaged; one
-    /// whose last record is missing is as it was before that, which nobody can tell.
+    /// are left, in order, but for those behind one that never was durable. A set of which a record
+    /// in between is missing turns out damaged; one whose last record is missing is as it was before
+    /// that, which nobody can tell.
     public func blocksLeft() -> [Range<UInt64>] {
-        guard tail <= newest, newest + 1 - tail <= geometry.journalBlockCount else { return [] }
+        let places = geometry.journalBlockCount
+        guard tail <= newest, newest + 1 - tail <= places else { return [] }
         var left: [Range<UInt64>] = []
-        for block in tail...newest
-        where sequences[Int(block % geometry.journalBlockCount)] == block {
+        for block in tail...newest {
+            let place = block % places
+            guard sequences[Int(place)] == block else {
+                if block > durableThrough, damagedPlaces[place] == nil { break }
+                continue
+            }
             if let last = left.last, last.upperBound == block {
                 left[left.count - 1] = last.lowerBound..<block + 1
             } else {

@@ -58,7 +58,7 @@ extension CacheInstance {
     }
 
     /// Goes on with a cache that is in use according to its superblock, and whose device is ours
-    /// now. Nothing is written to the device: session and metadata are what they were.
+    /// now. Session and metadata stay what they are.
     ///
     /// Nil if there is nothing to go on with: then the device alone tells what is durable.
     static func resume(
@@ -90,6 +90,7 @@ extension CacheInstance {
         }
         // It died while it was stopping: from now on what is dirty changes again.
         if store.superblock.state == .stopping { try store.markInUse(session: identity.session) }
+        try store.makeWhole()
         options.milestone("memory image")
         let succession: Succession
         if let begun, begun.crew.count == image.workerCount {

@@ -220,9 +220,10 @@ extension CacheInstance {
         do throws(CacheError) {
             let (shared, recovery) = try adopt(store, image, options)
             shared.mode = mode
-            image.publish()
             try store.markInUse(session: identity.session)
-            try store.emptyJournal(places: recovery?.report.damagedJournalPlaces ?? [])
+            store.emptyJournal(places: recovery?.report.damagedJournalPlaces ?? [])
+            // Whoever finds it goes on from here.
+            image.publish()
             return try assemble(
                 options, device, store, image, shared, publisher, recovery: recovery)
         } catch {

@@ -10,8 +10,8 @@ extension CacheStore {
     /// Fills `pages` with what counts and makes it durable. The caller then adopts the pages and
     /// marks the cache in use.
     ///
-    /// With `acceptsLoss` sets that cannot be read are made empty, and a journal that cannot be
-    /// read is left out; without, both are refused with a message that names them.
+    /// With `acceptsLoss` sets that cannot be read are made empty, and blocks of the journal that
+    /// cannot are left out; without, both are refused with a message that names them.
     package func recover(
         into pages: UnsafeMutableRawPointer, acceptsLoss: Bool
     ) throws(CacheError) -> RecoveryReport {
@@ -33,22 +33,23 @@ extension CacheStore {
             recovery.emptyDamagedSets()
         }
         if recovery.report.isNotAsStopped, !acceptsLoss { throw notAsStopped() }
+        if acceptsLoss { try checkStillUnreadable(unreadable) }
         try writeRecovered(recovery, pages)
         return recovery.report
     }
 
     /// After `markInUse`, when the journal is void: what is at these places is not to be taken for
-    /// damage of the new one.
-    package func emptyJournal(places: [UInt64]) throws(CacheError) {
+    /// damage of the new one. Where that fails, it will be.
+    package func emptyJournal(places: [UInt64]) {
         guard !places.isEmpty else { return }
         let block = AlignedBytes(count: Geometry.blockBytes)
         let view = JournalBlockView(base: block.address(0))
         view.begin(session: 0, sequence: 0)
         view.seal(tail: 0, trustedThrough: 0, durableThrough: 0)
         for place in places {
-            try medium.write(block.readOnly, at: geometry.journalOffset(sequence: place))
+            try? medium.write(block.readOnly, at: geometry.journalOffset(sequence: place))
         }
-        try medium.flush()
+        try? medium.flush()
     }
 }
 

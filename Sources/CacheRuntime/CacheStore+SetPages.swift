@@ -9,24 +9,43 @@ extension CacheStore {
     /// Reads the newest page of every set into `pages` (`setCount` pages of 4096 bytes).
     ///
     /// Only after a clean stop: then every set has a page, and together they must be those of
-    /// the stop.
+    /// the stop. Older copies that are damaged are written again: later nobody could tell that they
+    /// were the older ones.
     package func loadSetPages(into pages: UnsafeMutableRawPointer) throws(CacheError) {
         precondition(superblock.state == .cleanlyStopped, "set pages of a cache in use")
         var digest = SetPageDigest()
-        var suspect: UInt64?
+        var suspects: [UInt64] = []
         var unreadable = UnreadableBlocks()
         try readSetPages(&unreadable) { set, copies, unreadable throws(CacheError) in
             let (newest, isSuspect) = try newest(set, copies, unreadable)
-            if isSuspect, suspect == nil { suspect = set }
+            if isSuspect { suspects.append(set) }
             let page = SetPageView(base: pages + Int(set) * 4096)
             page.base.copyMemory(from: newest.base, byteCount: 4096)
             digest.add(set: set, page)
         }
         guard digest.value == superblock.setPageDigest else {
             throw damaged(
-                suspect, "they are not all of the same stop; a newer page of a set was lost",
+                suspects.first, "they are not all of the same stop; a newer page of a set was lost",
                 unreadable)
         }
+        writeOlderCopies(of: suspects, pages)
+    }
+
+    /// With the newest content: which of two copies counts does not change by that. Where it fails,
+    /// a later recovery may miss it.
+    private func writeOlderCopies(of sets: [UInt64], _ pages: UnsafeMutableRawPointer) {
+        guard !sets.isEmpty else { return }
+        let block = AlignedBytes(count: SetPageLayout.byteCount)
+        let copy = SetPageView(base: block.address(0))
+        for set in sets {
+            let newest = SetPageView(base: pages + Int(set) * SetPageLayout.byteCount)
+            copy.base.copyMemory(from: newest.base, byteCount: SetPageLayout.byteCount)
+            copy.seal(sequence: newest.sequence - 1)
+            try? medium.write(
+                block.readOnly,
+                at: geometry.setPageOffset(set: set, slot: Int(copy.sequence & 1)))
+        }
+        try? medium.flush()
     }
 
     func address(_ piece: AlignedBytes, _ index: Int) -> UnsafeMutableRawPointer {
@@ -57,18 +76,18 @@ extension CacheStore {
         }
     }
 
-    /// The newer copy; suspect if the other one was damaged.
+    /// The newer copy; suspect if the other one is not whole.
     private func newest(
         _ set: UInt64, _ copies: [SetPageView], _ unreadable: UnreadableBlocks
     ) throws(CacheError) -> (page: SetPageView, isSuspect: Bool) {
         let contents = copies.map { $0.validate(set: set, epoch: superblock.epoch) }
-        let isSuspect = contents.contains(.damaged)
         switch (contents[0], contents[1]) {
         case (.valid(let first), .valid(let second)):
-            return (copies[first >= second ? 0 : 1], isSuspect)
-        case (.valid, _): return (copies[0], isSuspect)
-        case (_, .valid): return (copies[1], isSuspect)
-        default: throw damaged(set, "neither copy of its page is whole", unreadable)
+            return (copies[first >= second ? 0 : 1], false)
+        // Formatting has written both, the second one with sequence 1.
+        case (.valid(let first), _) where first > 0: return (copies[0], true)
+        case (_, .valid): return (copies[1], true)
+        default: throw damaged(set, "the newest copy of its page is not whole", unreadable)
         }
     }
 

@@ -12,6 +12,8 @@ package final class CacheStore {
     package let medium: any StoreMedium
     package private(set) var superblock: Superblock
     package private(set) var configuration: Configuration
+    /// Both copies of superblock and configuration were whole and the same when it was opened.
+    private let wasWhole: Bool
     package var geometry: Geometry { superblock.geometry }
     /// A change whose superblock could not be written whole, and the copy at which that ended.
     /// One copy may name its configuration, the other one may be torn: it is finished before any
@@ -19,8 +21,10 @@ package final class CacheStore {
     private var unfinished: (superblock: Superblock, slot: Int)?
 
     private init(
-        _ medium: any StoreMedium, _ superblock: Superblock, _ configuration: Configuration
+        _ medium: any StoreMedium, _ superblock: Superblock, _ configuration: Configuration,
+        wasWhole: Bool = true
     ) {
+        self.wasWhole = wasWhole
         self.medium = medium
         self.superblock = superblock
         self.configuration = configuration
@@ -130,6 +134,12 @@ extension CacheStore {
         try commit(superblock, configuration)
     }
 
+    /// Writes both copies of both if they were not the same: what is served from now on must not be
+    /// taken for something older when one of them is damaged.
+    package func makeWhole() throws(CacheError) {
+        if !wasWhole { try save(configuration) }
+    }
+
     /// Must be durable before the first line is written: from now on only an orderly stop, or
     /// recovery, makes the set pages on the device mean something.
     package func markInUse(session: UInt64) throws(CacheError) {
@@ -232,8 +242,14 @@ extension CacheStore {
     /// Reads both superblocks; the newer one of those that are whole counts. Throws if there is
     /// none, and one that cannot be read.
     package static func find(on medium: any StoreMedium) throws(CacheError) -> Finding {
+        try findCopies(on: medium).finding
+    }
+
+    private static func findCopies(
+        on medium: any StoreMedium
+    ) throws(CacheError) -> (finding: Finding, areTheSame: Bool) {
         let block = AlignedBytes(count: Superblock.Layout.byteCount)
-        var newest: Superblock?
+        var found: [Superblock] = []
         var rejected: [FormatError] = []
         var failure: CacheError?
         for offset in superblockOffsets
@@ -245,27 +261,28 @@ extension CacheStore {
                 continue
             }
             do {
-                let superblock = try Superblock(decoding: block.diskBytes)
-                if superblock.generation >= newest?.generation ?? 0 { newest = superblock }
+                found.append(try Superblock(decoding: block.diskBytes))
             } catch {
                 rejected.append(error)
             }
         }
-        if let newest { return .cache(newest) }
+        if let newest = found.max(by: { $0.generation < $1.generation }) {
+            return (.cache(newest), found.count == 2 && found[0] == found[1])
+        }
         if let failure { throw failure }
         for error in rejected {
             switch error {
-            case .otherVersion(let version): return .otherVersion(version)
-            case .unknownFeatures(let bits): return .unknownFeatures(bits)
+            case .otherVersion(let version): return (.otherVersion(version), false)
+            case .unknownFeatures(let bits): return (.unknownFeatures(bits), false)
             case .noMagic, .damaged, .impossible, .tooLarge: continue
             }
         }
-        return rejected.allSatisfy { $0 == .noMagic } ? .nothing : .damaged
+        return (rejected.allSatisfy { $0 == .noMagic } ? .nothing : .damaged, false)
     }
 
     /// Opens the cache on a device. Its set pages are good only if `superblock.state` says so.
     package static func open(_ medium: any StoreMedium) throws(CacheError) -> CacheStore {
-        let superblock = try usableSuperblock(on: medium)
+        let (superblock, areTheSame) = try usableSuperblock(on: medium)
         let requiredBytes = superblock.geometry.requiredBytes
         guard medium.byteCount >= requiredBytes else {
             throw CacheError(
@@ -275,16 +292,21 @@ extension CacheStore {
                     + "Give the device its old size back, or start a new cache with --force.")
         }
         var failure: CacheError?
+        var whole: [(slot: Int, configuration: Configuration)] = []
         for slot in [superblock.configurationSlot, 1 - superblock.configurationSlot] {
             do throws(CacheError) {
-                guard let found = try configuration(of: superblock, slot: slot, on: medium)
-                else { continue }
-                var used = superblock
-                used.configurationSlot = slot
-                return CacheStore(medium, used, found)
+                if let found = try configuration(of: superblock, slot: slot, on: medium) {
+                    whole.append((slot, found))
+                }
             } catch {
                 failure = failure ?? error
             }
+        }
+        if let first = whole.first {
+            var used = superblock
+            used.configurationSlot = first.slot
+            return CacheStore(
+                medium, used, first.configuration, wasWhole: areTheSame && whole.count == 2)
         }
         if let failure { throw failure }
         throw CacheError(
@@ -295,9 +317,10 @@ extension CacheStore {
 
     private static func usableSuperblock(
         on medium: any StoreMedium
-    ) throws(CacheError) -> Superblock {
-        switch try find(on: medium) {
-        case .cache(let superblock): return superblock
+    ) throws(CacheError) -> (superblock: Superblock, areTheSame: Bool) {
+        let (finding, areTheSame) = try findCopies(on: medium)
+        switch finding {
+        case .cache(let superblock): return (superblock, areTheSame)
         case .nothing:
             throw CacheError(.noMetadata, "No metadata found on device '\(medium.path)'.")
         case .otherVersion(let version):

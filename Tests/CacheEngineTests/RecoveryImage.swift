@@ -137,6 +137,14 @@ final class RecoveryImage {
         return outcome
     }
 
+    /// What a load replays that accepts the loss of damaged blocks.
+    func blocksLeft() -> [Range<UInt64>] {
+        var recovery = Recovery(
+            geometry: geometry, epoch: Self.epoch, session: Self.session, pages: pages)
+        for place in 0..<Self.places { recovery.scan(place: place, journal(place)) }
+        return recovery.blocksLeft()
+    }
+
     private func page(_ set: UInt64) -> SetPageView {
         SetPageView(base: pages + Int(set) * SetPageLayout.byteCount)
     }

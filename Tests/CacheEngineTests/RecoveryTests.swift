@@ -465,6 +465,23 @@ import Testing
         #expect(image.recover().damage == nil)
     }
 
+    /// Behind one that never was durable nothing was promised.
+    @Test func ofADamagedJournalAllIsLeftThatMayHaveBeenPromised() throws {
+        var image = try Self.four()
+        (image.journal(1).base + 1000).storeBytes(of: 0xa5, as: UInt8.self)
+        #expect(image.blocksLeft() == [2..<5])
+        Self.tear(image, 3)
+        #expect(image.blocksLeft() == [2..<3])
+        image = try Self.four()
+        (image.journal(3).base + 1000).storeBytes(of: 0xa5, as: UInt8.self)
+        #expect(image.blocksLeft() == [1..<3, 4..<5])
+        image = try Self.four()
+        Self.tear(image, 2)
+        #expect(image.blocksLeft() == [1..<2, 3..<5])
+        image.block(4, .init(tail: 6, trusted: 2, durable: 2))
+        #expect(image.blocksLeft() == [])
+    }
+
     @Test(arguments: [0, 6, 20] as [UInt64]) func aTailThatCannotBeIsDamage(tail: UInt64) throws {
         let image = try Self.four()
         image.block(4, .init(tail: tail, trusted: 2, durable: 2))

@@ -39,6 +39,30 @@ import Testing
         #expect(loaded.configuration == configuration(2))
     }
 
+    /// Interrupted between its two copies, a change counts; damage of the first may not undo it
+    /// when the cache has been served.
+    @Test(arguments: 1...4) func whatIsServedIsWholeBefore(failing: Int) throws {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes)
+        let store = try formatted(medium)
+        medium.failingWrite = medium.writeCount + failing
+        _ = message { () throws(CacheError) in try store.markInUse(session: 2) }
+        medium.failingWrite = nil
+        try medium.flush()
+        let opened = try CacheStore.open(medium)
+        let writes = medium.writeCount
+        try opened.makeWhole()
+        #expect((medium.writeCount > writes) == (failing < 4))
+        for slot in Self.slots {
+            let damaged = FaultyMedium(medium.durable)
+            damaged.poke([UInt8](repeating: 0, count: 4096), at: slot)
+            #expect(try CacheStore.open(damaged).superblock.session == opened.superblock.session)
+        }
+        let again = try CacheStore.open(medium)
+        let before = medium.writeCount
+        try again.makeWhole()
+        #expect(medium.writeCount == before)
+    }
+
     @Test func formattingTwiceMakesAnotherCache() throws {
         let medium = FaultyMedium(byteCount: Self.deviceBytes)
         let first = try formatted(medium).superblock

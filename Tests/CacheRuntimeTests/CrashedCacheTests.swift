@@ -156,4 +156,22 @@ import Testing
         // 16 blocks of 4 KiB belong to each set.
         #expect(crash.written(0..<190) == Array(0..<48) + Array(64..<190))
     }
+
+    /// A place of which nothing is left could belong to any journal: the next one begins without it.
+    @Test func aLostPlaceOfTheJournalIsRefusedAndEmptied() throws {
+        let crash = try Crash(requestCount: 200)
+        let place = Int(
+            crash.geometry.journalOffset(sequence: crash.geometry.journalBlockCount - 1))
+        let zeroes = [UInt8](repeating: 0, count: 4096)
+        crash.cache.poke(zeroes, at: place)
+        let text = message { () throws(CacheError) in _ = try crash.load() }
+        #expect(text?.contains(" of the journal on ") == true, "\(text ?? "")")
+        do {
+            let instance = try crash.load(forcePartial: true)
+            #expect(instance.recovery?.report.dirtyLines == 190)
+            #expect(crash.cache.peek(4096, at: place) != zeroes)
+            try instance.stop(flush: true, cancelled: { false })
+        }
+        #expect(crash.written(0..<190).count == 190)
+    }
 }

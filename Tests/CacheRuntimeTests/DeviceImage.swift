@@ -26,8 +26,8 @@ final class ImageMedium: StoreMedium, @unchecked Sendable {
     private let image: [UInt8]
     /// By the number of a block of 4 KiB.
     private var changes: [Int: [UInt8]] = [:]
-    /// Blocks that cannot be read before they are written again.
-    private var unreadable: Set<Int> = []
+    /// Blocks that cannot be read so many times more, if they are not written again.
+    private var unreadable: [Int: Int] = [:]
 
     init(_ image: [UInt8]) { self.image = image }
 
@@ -35,7 +35,7 @@ final class ImageMedium: StoreMedium, @unchecked Sendable {
 
     func reset() {
         changes = [:]
-        unreadable = []
+        unreadable = [:]
     }
 
     private func block(_ number: Int) -> [UInt8] {
@@ -46,7 +46,10 @@ final class ImageMedium: StoreMedium, @unchecked Sendable {
         precondition(bytes.count % 4096 == 0 && offset % 4096 == 0)
         let first = Int(offset / 4096)
         let end = first + bytes.count / 4096
-        if let block = unreadable.first(where: { $0 >= first && $0 < end }) {
+        if let block = unreadable.keys.first(where: { $0 >= first && $0 < end }),
+            let times = unreadable[block]
+        {
+            unreadable[block] = times > 1 ? times - 1 : nil
             throw CacheError(.inputOutput, "Reading '\(path)' at \(block * 4096) failed.")
         }
         image.withUnsafeBytes {
@@ -66,7 +69,7 @@ final class ImageMedium: StoreMedium, @unchecked Sendable {
         for index in 0..<bytes.count / 4096 {
             changes[Int(offset / 4096) + index] = Array(
                 bytes[index * 4096..<(index + 1) * 4096])
-            unreadable.remove(Int(offset / 4096) + index)
+            unreadable[Int(offset / 4096) + index] = nil
         }
     }
 
@@ -82,7 +85,9 @@ final class ImageMedium: StoreMedium, @unchecked Sendable {
         changes[Int(offset / 4096)] = [UInt8](repeating: 0, count: 4096)
     }
 
-    func makeUnreadable(at offset: UInt64) { unreadable.insert(Int(offset / 4096)) }
+    func makeUnreadable(at offset: UInt64, times: Int = .max) {
+        unreadable[Int(offset / 4096)] = times
+    }
 }
 
 /// What of a cache is dirty: granules by the identity of their line.

@@ -151,11 +151,35 @@ import Testing
         try store.markInUse(session: 6)
         let text = message { () throws(CacheError) in _ = try LoadedImage(medium) }
         #expect(text?.contains("block 20 of the journal") == true, "\(text ?? "")")
-        try store.emptyJournal(places: report.damagedJournalPlaces)
+        store.emptyJournal(places: report.damagedJournalPlaces)
         #expect(try LoadedImage(medium).dirty == image.expected)
     }
 
+    /// What is flushed and then overwritten has the new content, and the old record.
+    @Test func whatOnlyALostBlockHadConfirmedIsDropped() throws {
+        let image = try image()
+        image.medium.poke([0xa5], at: Int(image.geometry.cacheOffset(set: 1, way: 12)))
+        #expect(try LoadedImage(FaultyMedium(image.medium.durable)).dirty == image.expected)
+        image.medium.poke([0xa5], at: Int(image.geometry.journalOffset(sequence: 23)) + 700)
+        let loaded = try LoadedImage(image.medium, acceptsLoss: true)
+        #expect(loaded.dirty[image.identity(12, set: 1).rawValue] == nil)
+        #expect(loaded.report?.recordsDropped == 1)
+    }
+
     // MARK: - What cannot be read
+
+    /// It has it all, and may give it again.
+    @Test func aDeviceThatFailsForAWhileLosesNothing() throws {
+        let image = try image()
+        let medium = ImageMedium(image.medium.durable)
+        // With its neighbours, and by itself.
+        medium.makeUnreadable(at: image.geometry.setPageOffset(set: 4, slot: 0), times: 2)
+        let text = message { () throws(CacheError) in
+            _ = try LoadedImage(medium, acceptsLoss: true)
+        }
+        #expect(text?.hasSuffix("Nothing was changed: try again.") == true, "\(text ?? "")")
+        #expect(try LoadedImage(medium).dirty == image.expected)
+    }
 
     @Test func aSetThatCannotBeReadIsNamedAndWithConsentTheRestIsLoaded() throws {
         let image = try image()
@@ -194,6 +218,41 @@ import Testing
     }
 
     // MARK: - Power cuts
+
+    private static func loadWithLoss(_ medium: FaultyMedium) throws(CacheError) {
+        let report = try LoadedImage(medium, acceptsLoss: true).report
+        let store = try CacheStore.open(medium)
+        try store.markInUse(session: 6)
+        store.emptyJournal(places: report?.damagedJournalPlaces ?? [])
+        // What a failure there leaves is told by the next load.
+        try medium.flush()
+    }
+
+    /// What is given up is given up once: done again, it is the same.
+    @Test func aLoadThatLosesSurvivesPowerCutsAtEveryWrite() throws {
+        let image = try image()
+        let zeroes = [UInt8](repeating: 0, count: 4096)
+        image.medium.poke(zeroes, at: Int(image.geometry.journalOffset(sequence: 22)))
+        image.medium.poke([0xa5], at: Int(image.geometry.setPageOffset(set: 4, slot: 0)) + 700)
+        var expected = image.expected
+        for (way, set) in [(12, 1), (6, 2), (0, 4)] as [(UInt64, UInt64)] {
+            expected[image.identity(way, set: set).rawValue] = nil
+        }
+        let undisturbed = FaultyMedium(image.medium.durable)
+        try Self.loadWithLoss(undisturbed)
+        #expect(try LoadedImage(undisturbed).dirty == expected)
+        for failing in 1...undisturbed.writeCount {
+            for seed in UInt64(1)...3 {
+                let medium = FaultyMedium(image.medium.durable, seed: seed)
+                medium.failingWrite = failing
+                let text = message { () throws(CacheError) in try Self.loadWithLoss(medium) }
+                #expect(text == "The power failed.")
+                let after = FaultyMedium(afterPowerCutOf: medium)
+                let loaded = try LoadedImage(after, acceptsLoss: true)
+                #expect(loaded.dirty == expected, "write \(failing), seed \(seed)")
+            }
+        }
+    }
 
     /// Recovery and start, then an orderly stop, on pages that are adopted in between.
     private static func liveAndStop(_ medium: FaultyMedium) throws(CacheError) {
@@ -381,6 +440,36 @@ import Testing
         let image = try DeviceImage()
         try Self.stopping(image, isDone: false)
         #expect(Self.complaints(image.medium.durable, image.geometry, image.expected) == [])
+    }
+
+    /// After a stop the digest tells that it was the older one; after a power cut nothing would.
+    @Test(arguments: [0, 1]) func anOlderCopyThatIsGoneIsWrittenAgainByALoad(slot: Int) throws {
+        let image = try DeviceImage()
+        try Self.stopping(image, isDone: true)
+        let medium = ImageMedium(image.medium.durable)
+        for set in 0..<image.geometry.setCount {
+            medium.makeUnreadable(at: image.geometry.setPageOffset(set: set, slot: slot))
+        }
+        // Of some sets it was the newer one.
+        #expect(Self.complaint(medium, image.expected)?.isEmpty != true)
+        medium.reset()
+        var older: [UInt64] = []
+        for set in 0..<image.geometry.setCount {
+            medium.makeUnreadable(at: image.geometry.setPageOffset(set: set, slot: slot))
+            if Self.complaint(medium, image.expected) == nil,
+                (try? LoadedImage(medium)) != nil
+            {
+                older.append(set)
+            }
+            medium.reset()
+        }
+        #expect(older.count > 2)
+        for set in older {
+            medium.makeUnreadable(at: image.geometry.setPageOffset(set: set, slot: slot))
+        }
+        _ = try LoadedImage(medium)
+        try CacheStore.open(medium).markInUse(session: 7)
+        #expect(try LoadedImage(medium).dirty == image.expected)
     }
 
     /// Started again after a stop, with nothing new of a set whose newest page is its second.
