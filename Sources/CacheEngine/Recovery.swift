@@ -167,9 +167,9 @@ extension Recovery {
     }
 
     /// Where the journal is damaged and loss is accepted, instead of `planReplay`: all blocks that
-    /// are left, in order, but for those behind one that never was durable. A set of which a record
-    /// in between is missing turns out damaged; one whose last record is missing is as it was before
-    /// that, which nobody can tell.
+    /// are left, in order, but for those behind one that never was durable. A set of which a
+    /// record in between is missing turns out damaged; one whose last record is missing is as it
+    /// was before that, which nobody can tell.
     public func blocksLeft() -> [Range<UInt64>] {
         let places = geometry.journalBlockCount
         guard tail <= newest, newest + 1 - tail <= places else { return [] }

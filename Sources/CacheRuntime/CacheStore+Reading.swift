@@ -43,16 +43,16 @@ extension CacheStore {
         }
     }
 
-    /// Before anything is given up for good: a device that fails for a while, and then does not, has
-    /// it all.
+    /// Before anything is given up for good: a device that fails for a while, and then does not,
+    /// has it all.
     func checkStillUnreadable(_ unreadable: UnreadableBlocks) throws(CacheError) {
         let block = AlignedBytes(count: Geometry.blockBytes)
         for offset in unreadable.offsets {
             guard (try? medium.read(into: block.bytes, at: offset)) != nil else { continue }
             throw CacheError(
                 .inputOutput,
-                "Reading '\(medium.path)' at byte \(offset) failed, and then it did not: the device "
-                    + "is unreliable. Nothing was changed: try again.")
+                "Reading '\(medium.path)' at byte \(offset) failed, and then it did not: the "
+                    + "device is unreliable. Nothing was changed: try again.")
         }
     }
 }
