@@ -38,6 +38,16 @@ extension SharedCache {
             + "confirm \(state.pointee.wantsConfirmation) \(state.pointee.confirmingBlock)"
     }
 
+    /// What the journal takes for durable, for whoever can look at the device; with no other thread
+    /// at work.
+    public var journalReliance: JournalReliance {
+        let state = journal.state
+        return JournalReliance(
+            tail: state.pointee.durableTail, commit: state.pointee.durableCommit,
+            block: state.pointee.committedBlock, answeredCommit: state.pointee.committed,
+            confirmedCommit: state.pointee.confirmed)
+    }
+
     /// What the journal has written so far.
     public var journalActivity: JournalActivity {
         journal.locked {
@@ -47,6 +57,19 @@ extension SharedCache {
                 flushes: state.pointee.flushes, records: state.pointee.recordsMade)
         }
     }
+}
+
+/// What the engine believes the device to say, and acts upon.
+public struct JournalReliance: Equatable, Sendable {
+    /// Places of older blocks are used again.
+    public var tail: UInt64
+    /// The last commit that is durable, and its last block.
+    public var commit: UInt64
+    public var block: UInt64
+    /// Whoever waited for this one has been answered.
+    public var answeredCommit: UInt64
+    /// Data with a record of this commit, or an older one, is overwritten in place.
+    public var confirmedCommit: UInt64
 }
 
 /// Counts since the start.

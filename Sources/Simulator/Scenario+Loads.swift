@@ -103,13 +103,13 @@ extension Scenario {
         workerCount = 1 + random.below(2)
         hasChecksums = (even: true, odd: true)
         firstCorePercent = [0, 90, 97][random.below(3)]
-        flushPercent = 30 + random.below(50)
+        flushPercent = 30 + random.below(60)
         forceUnitAccessPercent = 0
         writePercent = 95
         requestSectorsMax = 8
         alignmentSectors = 8
         hotSectors = [64, coreSectors][random.below(2)]
-        depth = 8 + random.below(56)
+        depth = [16, 64, 200][random.below(3)]
         modeSwitchPerMille = 0
         coreFlushPerMille = [0, 1, 20][random.below(3)]
         requestCount = 6000

@@ -60,6 +60,9 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
                 command, worker: worker, buffer: buffer(command.buffer), client: client,
                 metadata: command.buffer.isMetadata
                     ? world.shared.journal.address(metadata: command.buffer.index) : nil)
+            if command.kind == .writeCache, transfer.metadata == nil {
+                world.writeBegins(command)
+            }
             world.begin(transfer)
         }
         return true

@@ -36,6 +36,8 @@ final class SimulatedDevice {
     /// What was written and not flushed; taken when a flush begins, made durable when it ends.
     var unflushed: [Int] { Array(volatileSectors) }
 
+    func isUnflushed(_ sector: Int) -> Bool { volatileSectors.contains(sector) }
+
     func makeDurable(_ sectors: [Int]) {
         for sector in sectors {
             if sector < metadata.durable.count {

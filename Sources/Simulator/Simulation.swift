@@ -119,6 +119,7 @@ package final class Simulation {
         if !world.shared.isAdopted { adoptSome() }
         let worker = world.random.below(workers.count)
         workers[worker].turn()
+        world.checkJournal()
         if world.random.chance(2) { world.shared.checkInvariants(quiescent: false) }
     }
 

@@ -82,15 +82,27 @@ extension World {
         underWay = [:]
     }
 
+    private func takeOver() -> SharedCache {
+        SharedCache(
+            geometry: geometry, pages: pages, workerCount: scenario.workerCount,
+            journal: .goingOn(journalMemory))
+    }
+
+    private var pageBytes: UnsafeRawBufferPointer {
+        UnsafeRawBufferPointer(start: pages, count: scenario.setCount * SetPageLayout.byteCount)
+    }
+
     /// A process that dies while it takes the image over: the next one begins with what it left.
-    private func dieGoingOn() {
-        let stores = UInt64(random.below([4, 40][random.below(2)]))
-        _ = imageTrap.run(untilStores: stores) {
-            SharedCache(
-                geometry: geometry, pages: pages, workerCount: scenario.workerCount,
-                journal: .goingOn(journalMemory)
-            ).deallocate()
+    /// Returns the pages that it would have had.
+    private func dieGoingOn() -> [UInt8] {
+        var taken: [UInt8] = []
+        _ = imageTrap.run(untilStores: 0) {
+            takeOver().deallocate()
+            taken = Array(pageBytes)
         }
+        let stores = UInt64(random.below([4, 12, 40][random.below(3)]))
+        _ = imageTrap.run(untilStores: stores) { takeOver().deallocate() }
+        return taken
     }
 
     /// A new process over the same pages.
@@ -98,10 +110,11 @@ extension World {
         let mode = shared.mode
         durability = shared.durability
         shared.deallocate()
-        if MemoryImageTrap.works, random.chance(40) { dieGoingOn() }
-        shared = SharedCache(
-            geometry: geometry, pages: pages, workerCount: scenario.workerCount,
-            journal: .goingOn(journalMemory))
+        let expected = MemoryImageTrap.works && random.chance(40) ? dieGoingOn() : nil
+        shared = takeOver()
+        if let expected, !expected.elementsEqual(pageBytes) {
+            fail("a death while the image was taken over is seen in its pages")
+        }
         // A change may have been saved, and not come to more.
         shared.mode = scenario.modeSwitchPerMille > 0 && random.chance(30) ? randomMode : mode
         shared.durability = durability

@@ -172,7 +172,7 @@ extension World {
         return RecoveryOutcome(report: recovery.report, replayed: replayed)
     }
 
-    private func dataChecksum(
+    func dataChecksum(
         _ offset: UInt64, _ granules: UInt16, _ sector: (Int) -> UInt64
     ) -> UInt32 {
         var crc: UInt32 = 0

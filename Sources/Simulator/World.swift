@@ -44,6 +44,8 @@ final class World {
     var readsJudged = 0
     var writesAnswered = 0
     var recoveredRecords: UInt64 = 0
+    /// What the engine was last seen to rely on.
+    var watch = JournalWatch()
     /// What happened lately, for the message of a failing seed; kept only when asked for.
     let trace: EventTrace?
     let cleaningBuffers: [[SimulatedBuffer]]
@@ -90,6 +92,7 @@ final class World {
     func restart() {
         shared.deallocate()
         session += 1
+        watch = JournalWatch()
         shared = SharedCache(
             geometry: geometry, pages: pages, workerCount: scenario.workerCount,
             journal: .anew(journalMemory, session: session))
