@@ -235,14 +235,13 @@ extension CacheInstance {
     private static func adopt(
         _ store: CacheStore, _ image: MemoryImage, _ options: Options
     ) throws(CacheError) -> (SharedCache, RecoveredCache?) {
-        var recovery: RecoveredCache?
-        if store.superblock.state == .cleanlyStopped {
-            try store.loadSetPages(into: image.pages)
-        } else {
-            let start = monotonicNanoseconds()
-            let report = try store.recover(into: image.pages, acceptsLoss: options.forcePartial)
-            recovery = RecoveredCache(
-                report: report, seconds: Double(monotonicNanoseconds() - start) / 1e9)
+        let start = monotonicNanoseconds()
+        let wasStopped = store.superblock.state == .cleanlyStopped
+        let report = try store.readPages(into: image.pages, acceptsLoss: options.forcePartial)
+        let recovery = report.map {
+            RecoveredCache(
+                report: $0, wasStopped: wasStopped,
+                seconds: Double(monotonicNanoseconds() - start) / 1e9)
         }
         let shared = share(
             image, store, .anew(image.journalMemory, session: image.identity.session))

@@ -219,9 +219,10 @@ extension CacheInstance {
     }
 }
 
-/// What a load found of a cache that had not been stopped, and how long that took.
+/// What a load found of a cache that had not been stopped, or is damaged, and how long that took.
 package struct RecoveredCache: Sendable {
     package var report: RecoveryReport
+    package var wasStopped: Bool
     package var seconds: Double
 }
 

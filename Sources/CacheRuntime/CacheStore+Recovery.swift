@@ -7,15 +7,34 @@ import CacheFormat
 /// go to the slots of the older copies, and the journal is void only when the superblock names
 /// a new session (`markInUse`). Until then recovery may be interrupted and done again.
 extension CacheStore {
-    /// Fills `pages` with what counts and makes it durable. The caller then adopts the pages and
-    /// marks the cache in use.
+    /// Fills `pages` with what counts; the caller then adopts them and marks the cache in use.
+    /// Returns what recovery found, nil if none was needed: the cache had been stopped.
+    ///
+    /// With `acceptsLoss` what is damaged is left out, also after a stop.
+    package func readPages(
+        into pages: UnsafeMutableRawPointer, acceptsLoss: Bool
+    ) throws(CacheError) -> RecoveryReport? {
+        if superblock.state == .cleanlyStopped {
+            do throws(CacheError) {
+                try loadSetPages(into: pages)
+                return nil
+            } catch {
+                guard acceptsLoss, error.code == .damaged else { throw error }
+            }
+        }
+        return try recover(into: pages, acceptsLoss: acceptsLoss)
+    }
+
+    /// Fills `pages` with what counts and makes it durable.
     ///
     /// With `acceptsLoss` sets that cannot be read are made empty, and blocks of the journal that
     /// cannot are left out; without, both are refused with a message that names them.
     package func recover(
         into pages: UnsafeMutableRawPointer, acceptsLoss: Bool
     ) throws(CacheError) -> RecoveryReport {
-        precondition(superblock.state != .cleanlyStopped, "recovery of a cache that needs none")
+        precondition(
+            superblock.state != .cleanlyStopped || acceptsLoss,
+            "recovery of a cache that needs none")
         // What is read from the device's own cache must not be lost by the next power cut.
         try medium.flush()
         var recovery = Recovery(
@@ -211,7 +230,7 @@ extension CacheStore {
     }
 
     /// A set, and the places of each core that belong to it.
-    private func describe(_ set: UInt64) -> String {
+    func describe(_ set: UInt64) -> String {
         let extentKiB = UInt64(Geometry.extentBytes >> 10)
         let places = configuration.cores.prefix(4).map { core in
             let offset = UInt64(core.coreOffset) % geometry.setCount

@@ -94,11 +94,14 @@ extension CacheStore {
     private func damaged(
         _ set: UInt64?, _ reason: String, _ unreadable: UnreadableBlocks
     ) -> CacheError {
-        let place = set.map { "of set \($0) " } ?? ""
+        let place = set.map { "of \(describe($0)) " } ?? ""
         return CacheError(
             .damaged,
             "Metadata checksum is not correct. Metadata is damaged: the set pages \(place)on "
-                + "'\(medium.path)' cannot be used: \(reason).\(unreadable.advice)")
+                + "'\(medium.path)' cannot be used: \(reason). A set may have had up to "
+                + "\(SetPageLayout.ways) dirty lines. Load with --force-partial to start the rest "
+                + "of the cache: what of it was dirty and cannot be read is lost then."
+                + unreadable.advice)
     }
 
     /// Writes every page that differs from its newest copy on the device to its other slot, and

@@ -106,7 +106,8 @@ extension Runner {
 extension RecoveryBody {
     var text: String {
         let rounded = (seconds * 100).rounded() / 100
-        return "The cache was not stopped; recovered \(dirtyLines) dirty lines "
+        let reason = wasStopped == true ? "is damaged" : "was not stopped"
+        return "The cache \(reason); recovered \(dirtyLines) dirty lines "
             + "(\(dirtyBytes >> 10) KiB) with \(journalRecords) journal records in "
             + "\(rounded) s."
     }

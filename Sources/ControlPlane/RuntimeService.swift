@@ -71,7 +71,7 @@ package final class RuntimeService: CacheService {
             dirtyLines: report.dirtyLines, dirtyBytes: report.dirtyBytes,
             journalBlocks: report.journalBlocks, journalRecords: report.journalRecords,
             recordsDropped: report.recordsDropped, damagedSets: UInt64(report.damagedSets.count),
-            seconds: recovered.seconds)
+            seconds: recovered.seconds, wasStopped: recovered.wasStopped ? true : nil)
     }
 
     private static func report(

@@ -151,7 +151,7 @@ package struct ParametersBody: Codable, Sendable, Equatable {
     package init(durability: Durability? = nil) { self.durability = durability }
 }
 
-/// What a load found of a cache that had not been stopped.
+/// What a load found of a cache that had not been stopped, or was damaged.
 package struct RecoveryBody: Codable, Sendable, Equatable {
     package var dirtyLines: UInt64
     package var dirtyBytes: UInt64
@@ -162,10 +162,12 @@ package struct RecoveryBody: Codable, Sendable, Equatable {
     /// Sets that could not be read; with `--force-partial` they are empty now.
     package var damagedSets: UInt64
     package var seconds: Double
+    /// It had been stopped in order, and is damaged; nil as false.
+    package var wasStopped: Bool?
 
     package init(
         dirtyLines: UInt64, dirtyBytes: UInt64, journalBlocks: UInt64, journalRecords: UInt64,
-        recordsDropped: UInt64, damagedSets: UInt64, seconds: Double
+        recordsDropped: UInt64, damagedSets: UInt64, seconds: Double, wasStopped: Bool? = nil
     ) {
         self.dirtyLines = dirtyLines
         self.dirtyBytes = dirtyBytes
@@ -174,5 +176,6 @@ package struct RecoveryBody: Codable, Sendable, Equatable {
         self.recordsDropped = recordsDropped
         self.damagedSets = damagedSets
         self.seconds = seconds
+        self.wasStopped = wasStopped
     }
 }

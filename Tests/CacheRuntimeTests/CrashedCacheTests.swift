@@ -157,6 +157,30 @@ import Testing
         #expect(crash.written(0..<190) == Array(0..<48) + Array(64..<190))
     }
 
+    /// After a stop, too, the rest can be started.
+    @Test func aSetThatIsDamagedAfterAStopCanBeGivenUp() throws {
+        let crash = try Crash(requestCount: 200)
+        do {
+            let instance = try crash.load()
+            try instance.stop(flush: false, cancelled: { false })
+        }
+        for slot in 0...1 {
+            let place = Int(crash.geometry.setPageOffset(set: 3, slot: slot))
+            crash.cache.poke([0xa5], at: place + 1000)
+        }
+        let text = message { () throws(CacheError) in _ = try crash.load() }
+        #expect(text?.contains(" set 3 (core 1 64 KiB at 192 KiB and every ") == true)
+        #expect(text?.contains("--force-partial") == true)
+        do {
+            let instance = try crash.load(forcePartial: true)
+            #expect(instance.recovery?.report.damagedSets == [3])
+            #expect(instance.recovery?.wasStopped == true)
+            #expect(instance.snapshot().cores.first?.dirtyLines == 190 - 16)
+            try instance.stop(flush: true, cancelled: { false })
+        }
+        #expect(crash.written(0..<190) == Array(0..<48) + Array(64..<190))
+    }
+
     /// A place of which nothing is left could belong to any journal: the next one begins without it.
     @Test func aLostPlaceOfTheJournalIsRefusedAndEmptied() throws {
         let crash = try Crash(requestCount: 200)

@@ -247,11 +247,7 @@ struct LoadedImage {
         let count = Int(store.geometry.setCount)
         let pages = UnsafeMutableRawPointer.allocate(byteCount: count * 4096, alignment: 4096)
         defer { pages.deallocate() }
-        if store.superblock.state == .cleanlyStopped {
-            try store.loadSetPages(into: pages)
-        } else {
-            report = try store.recover(into: pages, acceptsLoss: acceptsLoss)
-        }
+        report = try store.readPages(into: pages, acceptsLoss: acceptsLoss)
         for set in 0..<count {
             let view = SetPageView(base: pages + set * 4096)
             for way in 0..<SetPageLayout.ways where view.state(way).dirty != 0 {
