@@ -62,6 +62,7 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
                     ? world.shared.journal.address(metadata: command.buffer.index) : nil)
             if command.kind == .writeCache, transfer.metadata == nil {
                 world.writeBegins(command)
+                if let client { world.checkDirectWrites(command, client) }
             }
             world.begin(transfer)
         }
