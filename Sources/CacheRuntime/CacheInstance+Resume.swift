@@ -88,9 +88,13 @@ extension CacheInstance {
         for core in store.configuration.cores {
             shared.keepCounters(core: core.id, blockCount: blocks)
         }
-        // It died while it was stopping: from now on what is dirty changes again.
-        if store.superblock.state == .stopping { try store.markInUse(session: identity.session) }
-        try store.makeWhole()
+        if store.superblock.state == .stopping {
+            // It died while it was stopping: from now on what is dirty changes again.
+            try store.markInUse(session: identity.session)
+        } else {
+            // A device that cannot be written any more still has dirty data for the cores.
+            try? store.makeWhole()
+        }
         options.milestone("memory image")
         let succession: Succession
         if let begun, begun.crew.count == image.workerCount {

@@ -8,23 +8,22 @@ package import CacheFormat
 ///    one counts, from then on the new one.
 /// 3. Only then the other configuration slot is overwritten, with the same configuration.
 /// So both copies of both tell the same, and one damaged copy of either is no loss.
+/// A superblock whose other copy is older or damaged is written there before anything else changes.
 package final class CacheStore {
     package let medium: any StoreMedium
     package private(set) var superblock: Superblock
     package private(set) var configuration: Configuration
-    /// Both copies of superblock and configuration were whole and the same when it was opened.
-    private let wasWhole: Bool
     package var geometry: Geometry { superblock.geometry }
-    /// A change whose superblock could not be written whole, and the copy at which that ended.
-    /// One copy may name its configuration, the other one may be torn: it is finished before any
-    /// other change, for that overwrites a configuration.
+    /// A superblock of which one copy is not there, and the slot of that one: older, damaged, or
+    /// where writing ended. It is finished before any other change, for that overwrites a
+    /// configuration which the older copy may name, and the copy that may be the only good one.
     private var unfinished: (superblock: Superblock, slot: Int)?
+    /// The configuration in the slot that the superblock does not name is the same.
+    private var hasBothConfigurations = true
 
     private init(
-        _ medium: any StoreMedium, _ superblock: Superblock, _ configuration: Configuration,
-        wasWhole: Bool = true
+        _ medium: any StoreMedium, _ superblock: Superblock, _ configuration: Configuration
     ) {
-        self.wasWhole = wasWhole
         self.medium = medium
         self.superblock = superblock
         self.configuration = configuration
@@ -134,10 +133,12 @@ extension CacheStore {
         try commit(superblock, configuration)
     }
 
-    /// Writes both copies of both if they were not the same: what is served from now on must not be
-    /// taken for something older when one of them is damaged.
+    /// Writes copies that are older or damaged again: what is served from now on must not be taken
+    /// for something older when one more of them is damaged.
     package func makeWhole() throws(CacheError) {
-        if !wasWhole { try save(configuration) }
+        try finish()
+        guard !hasBothConfigurations else { return }
+        try writeSecond(configurationBlock(encoded(configuration, superblock.generation)))
     }
 
     /// Must be durable before the first line is written: from now on only an orderly stop, or
@@ -174,11 +175,7 @@ extension CacheStore {
     private func commit(
         _ changed: Superblock, _ configuration: Configuration
     ) throws(CacheError) {
-        if let unfinished {
-            try write(unfinished.superblock, first: unfinished.slot)
-            superblock = unfinished.superblock
-            self.unfinished = nil
-        }
+        try finish()
         var next = changed
         next.generation = superblock.generation + 1
         let bytes = try encoded(configuration, next.generation)
@@ -186,15 +183,34 @@ extension CacheStore {
         next.configurationSlot = slot
         next.configurationBytes = UInt32(bytes.count)
         next.configurationChecksum = bytes.withUnsafeBytes { checksum($0) }
-        let block = AlignedBytes(count: (bytes.count + 4095) / 4096 * 4096)
-        block.bytes.copyBytes(from: bytes)
+        let block = configurationBlock(bytes)
+        hasBothConfigurations = false
         try medium.write(block.readOnly, at: Self.configurationOffsets[slot])
         try medium.flush()
         try write(next, first: 0)
         superblock = next
         self.configuration = configuration
-        try medium.write(block.readOnly, at: Self.configurationOffsets[1 - slot])
+        try writeSecond(block)
+    }
+
+    private func finish() throws(CacheError) {
+        guard let unfinished else { return }
+        try write(unfinished.superblock, first: unfinished.slot)
+        superblock = unfinished.superblock
+        self.unfinished = nil
+    }
+
+    private func writeSecond(_ block: AlignedBytes) throws(CacheError) {
+        let slot = 1 - superblock.configurationSlot
+        try medium.write(block.readOnly, at: Self.configurationOffsets[slot])
         try medium.flush()
+        hasBothConfigurations = true
+    }
+
+    private func configurationBlock(_ bytes: [UInt8]) -> AlignedBytes {
+        let block = AlignedBytes(count: (bytes.count + 4095) / 4096 * 4096)
+        block.bytes.copyBytes(from: bytes)
+        return block
     }
 
     /// Both copies, one after the other: if one is torn, the other one is whole, and what it names
@@ -245,14 +261,15 @@ extension CacheStore {
         try findCopies(on: medium).finding
     }
 
+    /// Also the slot whose copy is not the one that was found, if one is not.
     private static func findCopies(
         on medium: any StoreMedium
-    ) throws(CacheError) -> (finding: Finding, areTheSame: Bool) {
+    ) throws(CacheError) -> (finding: Finding, otherSlot: Int?) {
         let block = AlignedBytes(count: Superblock.Layout.byteCount)
-        var found: [Superblock] = []
+        var found: [(slot: Int, superblock: Superblock)] = []
         var rejected: [FormatError] = []
         var failure: CacheError?
-        for offset in superblockOffsets
+        for (slot, offset) in superblockOffsets.enumerated()
         where offset + UInt64(block.bytes.count) <= medium.byteCount {
             do throws(CacheError) {
                 try medium.read(into: block.bytes, at: offset)
@@ -261,28 +278,29 @@ extension CacheStore {
                 continue
             }
             do {
-                found.append(try Superblock(decoding: block.diskBytes))
+                found.append((slot, try Superblock(decoding: block.diskBytes)))
             } catch {
                 rejected.append(error)
             }
         }
-        if let newest = found.max(by: { $0.generation < $1.generation }) {
-            return (.cache(newest), found.count == 2 && found[0] == found[1])
+        if let newest = found.max(by: { $0.superblock.generation < $1.superblock.generation }) {
+            let areTheSame = found.count == 2 && found[0].superblock == found[1].superblock
+            return (.cache(newest.superblock), areTheSame ? nil : 1 - newest.slot)
         }
         if let failure { throw failure }
         for error in rejected {
             switch error {
-            case .otherVersion(let version): return (.otherVersion(version), false)
-            case .unknownFeatures(let bits): return (.unknownFeatures(bits), false)
+            case .otherVersion(let version): return (.otherVersion(version), nil)
+            case .unknownFeatures(let bits): return (.unknownFeatures(bits), nil)
             case .noMagic, .damaged, .impossible, .tooLarge: continue
             }
         }
-        return (rejected.allSatisfy { $0 == .noMagic } ? .nothing : .damaged, false)
+        return (rejected.allSatisfy { $0 == .noMagic } ? .nothing : .damaged, nil)
     }
 
     /// Opens the cache on a device. Its set pages are good only if `superblock.state` says so.
     package static func open(_ medium: any StoreMedium) throws(CacheError) -> CacheStore {
-        let (superblock, areTheSame) = try usableSuperblock(on: medium)
+        let (superblock, otherSlot) = try usableSuperblock(on: medium)
         let requiredBytes = superblock.geometry.requiredBytes
         guard medium.byteCount >= requiredBytes else {
             throw CacheError(
@@ -305,8 +323,10 @@ extension CacheStore {
         if let first = whole.first {
             var used = superblock
             used.configurationSlot = first.slot
-            return CacheStore(
-                medium, used, first.configuration, wasWhole: areTheSame && whole.count == 2)
+            let store = CacheStore(medium, used, first.configuration)
+            store.unfinished = otherSlot.map { (used, $0) }
+            store.hasBothConfigurations = whole.count == 2
+            return store
         }
         if let failure { throw failure }
         throw CacheError(
@@ -317,10 +337,10 @@ extension CacheStore {
 
     private static func usableSuperblock(
         on medium: any StoreMedium
-    ) throws(CacheError) -> (superblock: Superblock, areTheSame: Bool) {
-        let (finding, areTheSame) = try findCopies(on: medium)
+    ) throws(CacheError) -> (superblock: Superblock, otherSlot: Int?) {
+        let (finding, otherSlot) = try findCopies(on: medium)
         switch finding {
-        case .cache(let superblock): return (superblock, areTheSame)
+        case .cache(let superblock): return (superblock, otherSlot)
         case .nothing:
             throw CacheError(.noMetadata, "No metadata found on device '\(medium.path)'.")
         case .otherVersion(let version):

@@ -221,6 +221,59 @@ import Testing
         }
     }
 
+    /// The power fails during a change, and again during the first one after it, or while that is
+    /// only finished.
+    @Test(arguments: [false, true]) func aChangeThatWasCutDoesNotSpoilTheNext(
+        finishing: Bool
+    ) throws {
+        for failing in 1...5 {
+            for cut in 1...8 {
+                for seed in UInt64(1)...16 { try cutTwice(failing, cut, seed, finishing: finishing) }
+            }
+        }
+    }
+
+    private func cutTwice(
+        _ failing: Int, _ cut: Int, _ seed: UInt64, finishing: Bool
+    ) throws {
+        let medium = FaultyMedium(byteCount: Self.deviceBytes, seed: seed)
+        let store = try formatted(medium)
+        let first = configuration(0)
+        medium.failingWrite = medium.writeCount + failing
+        _ = message { () throws(CacheError) in try store.save(first) }
+        let after = FaultyMedium(afterPowerCutOf: medium, spoils: true)
+        let opened = try CacheStore.open(after)
+        let between = opened.configuration
+        after.failingWrite = cut
+        _ = message { () throws(CacheError) in
+            try finishing ? opened.makeWhole() : opened.save(configuration(1))
+        }
+        let name = Comment(rawValue: "write \(failing), then \(cut), seed \(seed)")
+        let last = FaultyMedium(afterPowerCutOf: after, spoils: true)
+        let text = message { () throws(CacheError) in _ = try CacheStore.open(last) }
+        #expect(text == nil, name)
+        guard text == nil else { return }
+        let found = try CacheStore.open(last).configuration
+        #expect(found == between || !finishing && found == configuration(1), name)
+    }
+
+    /// One copy of the superblock was damaged before: the other one may not be torn then.
+    @Test(arguments: 0...1, 1...8) func aChangeBesideADamagedCopyIsAtomic(
+        slot: Int, cut: Int
+    ) throws {
+        for seed in UInt64(1)...16 {
+            let medium = FaultyMedium(byteCount: Self.deviceBytes, seed: seed)
+            _ = try formatted(medium)
+            medium.poke([0xa5, 0xa5], at: Self.slots[slot] + 100)
+            let opened = try CacheStore.open(medium)
+            medium.failingWrite = medium.writeCount + cut
+            _ = message { () throws(CacheError) in try opened.save(configuration(1)) }
+            let last = FaultyMedium(afterPowerCutOf: medium, spoils: true)
+            let text = message { () throws(CacheError) in _ = try CacheStore.open(last) }
+            #expect(text == nil, "seed \(seed)")
+        }
+    }
+
     private func failThenCut(_ failing: Int, _ cut: Int, _ seed: UInt64) throws {
         let medium = FaultyMedium(byteCount: Self.deviceBytes, seed: seed)
         let store = try formatted(medium)

@@ -25,11 +25,17 @@ final class FaultyMedium: StoreMedium, @unchecked Sendable {
         random = seed &* 0x9E37_79B9_7F4A_7C15 | 1
     }
 
-    /// The same device after a power cut.
-    init(afterPowerCutOf other: FaultyMedium) {
+    /// The same device after a power cut. If it spoils, sectors that were being written may hold
+    /// neither the old nor the new content, as of drives that cannot read them then.
+    init(afterPowerCutOf other: FaultyMedium, spoils: Bool = false) {
         durable = other.durable
         random = other.random
         for (offset, bytes) in other.volatile {
+            if spoils, coin() {
+                let noise = [UInt8](repeating: 0x5a, count: bytes.count)
+                durable.replaceSubrange(offset..<offset + bytes.count, with: noise)
+                continue
+            }
             for sector in stride(from: 0, to: bytes.count, by: 512) where coin() {
                 durable.replaceSubrange(
                     offset + sector..<offset + sector + 512, with: bytes[sector..<sector + 512])
