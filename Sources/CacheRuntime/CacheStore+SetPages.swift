@@ -100,7 +100,8 @@ extension CacheStore {
             "Metadata checksum is not correct. Metadata is damaged: the set pages \(place)on "
                 + "'\(medium.path)' cannot be used: \(reason). A set may have had up to "
                 + "\(SetPageLayout.ways) dirty lines. Load with --force-partial to start the rest "
-                + "of the cache: what of it was dirty and cannot be read is lost then."
+                + "of the cache: what of it was dirty and cannot be read is lost then, and some "
+                + "sectors may go back to older content."
                 + unreadable.advice)
     }
 

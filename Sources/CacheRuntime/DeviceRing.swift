@@ -21,7 +21,6 @@ struct DeviceRing: ~Copyable {
     private static let attemptMax: UInt16 = 1024
 
     var ring: Ring
-    /// Of those that are free only the generation means something.
     private let transfers: UnsafeMutablePointer<Transfer>
     private let free: UnsafeMutablePointer<UInt32>
     private var freeCount: Int
@@ -34,14 +33,15 @@ struct DeviceRing: ~Copyable {
         precondition(capacity > 0 && capacity < 1 << 24)
         self.ring = ring
         self.capacity = capacity
-        transfers = allocateZeroed(capacity)
+        transfers = .allocate(capacity: capacity)
+        transfers.initialize(repeating: Transfer(), count: capacity)
         free = .allocate(capacity: capacity)
         for index in 0..<capacity { free[index] = UInt32(capacity - 1 - index) }
         freeCount = capacity
     }
 
     deinit {
-        Glibc.free(transfers)
+        transfers.deallocate()
         free.deallocate()
     }
 

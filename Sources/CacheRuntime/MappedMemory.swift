@@ -19,13 +19,3 @@ struct MappedMemory: ~Copyable {
 
     deinit { munmap(base, byteCount) }
 }
-
-/// Zeroes, of a plain type, that take no memory before they are touched; `free` ends them.
-func allocateZeroed<Element>(
-    _ count: Int
-) -> UnsafeMutablePointer<Element> {
-    guard let memory = calloc(count, MemoryLayout<Element>.stride) else {
-        preconditionFailure("no memory")
-    }
-    return memory.bindMemory(to: Element.self, capacity: count)
-}

@@ -99,17 +99,20 @@ private struct CoreTable {
     let flushes: UnsafeMutablePointer<Unmanaged<Reply>?>
 
     init() {
-        files = allocateZeroed(Self.count)
-        inFlight = allocateZeroed(Self.count)
-        canDiscardByCommand = allocateZeroed(Self.count)
+        files = .allocate(capacity: Self.count)
+        files.initialize(repeating: 0, count: Self.count)
+        inFlight = .allocate(capacity: Self.count)
+        inFlight.initialize(repeating: 0, count: Self.count)
+        canDiscardByCommand = .allocate(capacity: Self.count)
+        canDiscardByCommand.initialize(repeating: false, count: Self.count)
         flushes = .allocate(capacity: Self.count)
         flushes.initialize(repeating: nil, count: Self.count)
     }
 
     func deallocate() {
-        free(files)
-        free(inFlight)
-        free(canDiscardByCommand)
+        files.deallocate()
+        inFlight.deallocate()
+        canDiscardByCommand.deallocate()
         flushes.deallocate()
     }
 }

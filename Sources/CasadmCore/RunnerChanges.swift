@@ -118,7 +118,7 @@ extension RecoveryBody {
             ("journalBlocks", .number(journalBlocks)),
             ("journalRecords", .number(journalRecords)),
             ("recordsDropped", .number(recordsDropped)),
-            ("damagedSets", .number(damagedSets)),
+            ("damagedSets", .number(damagedSets)), ("wasStopped", .bool(wasStopped == true)),
             ("milliseconds", .number(UInt64(max(seconds, 0) * 1000))),
         ])
     }

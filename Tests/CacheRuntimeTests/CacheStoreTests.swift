@@ -228,7 +228,9 @@ import Testing
     ) throws {
         for failing in 1...5 {
             for cut in 1...8 {
-                for seed in UInt64(1)...16 { try cutTwice(failing, cut, seed, finishing: finishing) }
+                for seed in UInt64(1)...16 {
+                    try cutTwice(failing, cut, seed, finishing: finishing)
+                }
             }
         }
     }
