@@ -115,6 +115,31 @@ extension Scenario {
         requestCount = 6000
         trialPercent = [0, 2][random.below(2)]
         flushesWhileWaiting = 250
+        if random.chance(50) { lookForStarvation(&random) }
+    }
+
+    /// Everything is dirty soon, and stays so: the last record waits for a block that nobody else
+    /// needs, while commits go on.
+    private mutating func lookForStarvation(_ random: inout SeededRandom) {
+        coreCount = 1
+        depth = 12 + random.below(8)
+        flushPercent = 40 + random.below(20)
+        discardPercent = 0
+        writePercent = 100
+        coreSectors = 1536
+        hotSectors = coreSectors
+        requestCount = 16000
+        slow = .cacheFlushes
+        slowPercent = [80, 90, 97][random.below(3)]
+        coreFlushPerMille = 0
+        coreRemovalPerMille = 0
+        durability = .flush
+        errorPerMille = 0
+        crashesPerHundredThousand = 0
+        powerCutsPer100000 = 0
+        trialPercent = 0
+        // Without disturbance it is two or three commits with two flushes each.
+        flushesWhileWaiting = 30
     }
 
     /// Deaths while something is being written that others read meanwhile.
