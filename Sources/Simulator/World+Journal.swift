@@ -32,9 +32,10 @@ extension World {
         }
         watch.compared = []
         guard let block = watch.blocks[now.answeredCommit] else { return }
-        for (sequence, records) in told.records
-        where sequence > told.trusted && sequence <= block {
-            watch.compared += records.filter { $0.checksum != nil && $0.granules != 0 }
+        let compared = told.records.filter { $0.sequence > told.trusted && $0.sequence <= block }
+        watch.compared = compared.flatMap(\.records).filter { record in
+            record.checksum != nil && record.granules != 0
+                && !told.records.contains { $0.records.contains { $0.isLater(than: record) } }
         }
         for record in watch.compared where isNewest(record) { checkData(of: record) }
     }
@@ -52,10 +53,13 @@ extension World {
         }
     }
 
-    /// Of an older one a later record of the set may say that it counts no more.
+    /// Of an older one a later record of the way, which may not be durable yet, may say that it
+    /// counts no more.
     private func isNewest(_ record: JournalRecord) -> Bool {
         let page = SetPageView(base: pages + Int(record.set) * SetPageLayout.byteCount)
-        return page.recordNumber == record.number
+        let stamp = page.state(Int(record.way)).commitStamp
+        let answered = UInt16(truncatingIfNeeded: shared.journalReliance.answeredCommit)
+        return Int16(bitPattern: stamp &- answered) <= 0
     }
 
     private func sectors(of record: JournalRecord) -> [Int] {
@@ -95,5 +99,11 @@ extension World {
             told.records.append((sequence, records))
         }
         return told
+    }
+}
+
+extension JournalRecord {
+    fileprivate func isLater(than other: JournalRecord) -> Bool {
+        set == other.set && way == other.way && Int32(bitPattern: number &- other.number) > 0
     }
 }
