@@ -112,8 +112,9 @@ extension World {
             spoil(image, geometry.setPageOffset(set: set, slot: random.below(2)))
         case 1:
             guard let newest = newestBlock(image) else { return false }
-            let back = UInt64(random.below(4))
-            spoil(image, geometry.journalOffset(sequence: newest.sequence + 1 + blocks - back))
+            let near = newest.sequence + 1 + blocks - UInt64(random.below(4))
+            let lost = newest.onlyWitness.flatMap { random.chance(70) ? $0 : nil } ?? near
+            spoil(image, geometry.journalOffset(sequence: lost))
         default:
             // A block is gone of which a later one says that it was durable.
             guard let newest = newestBlock(image), newest.durable >= newest.tail else {
@@ -137,19 +138,27 @@ extension World {
         var sequence: UInt64
         var tail: UInt64
         var durable: UInt64
+        /// The block that says alone of some others that they are durable with their data.
+        var onlyWitness: UInt64?
     }
 
     private func newestBlock(_ image: SurvivingDevice) -> NewestBlock? {
         var newest: NewestBlock?
+        var trusted: UInt64 = 0
+        var witnesses: [UInt64] = []
         for place in 0..<geometry.journalBlockCount {
             let view = JournalBlockView(
                 base: image.block(at: Geometry.journalOffset + place * 4096))
-            guard case .whole(let owner, let sequence) = view.validate(), owner == session,
-                sequence > newest?.sequence ?? 0
+            guard case .whole(let owner, let sequence) = view.validate(), owner == session
             else { continue }
+            if view.trustedThrough > trusted { witnesses = [] }
+            trusted = max(trusted, view.trustedThrough)
+            if view.trustedThrough == trusted { witnesses.append(sequence) }
+            guard sequence > newest?.sequence ?? 0 else { continue }
             newest = NewestBlock(
                 sequence: sequence, tail: view.tail, durable: view.durableThrough)
         }
+        newest?.onlyWitness = witnesses.count == 1 ? witnesses.first : nil
         return newest
     }
 }
