@@ -114,7 +114,8 @@ extension Scenario {
         coreFlushPerMille = [0, 1, 20][random.below(3)]
         requestCount = 6000
         trialPercent = [0, 2][random.below(2)]
-        flushesWhileWaiting = 250
+        // Of 64 writers to one line the last one has seen more than three hundred.
+        flushesWhileWaiting = 1000
         if random.chance(50) { lookForStarvation(&random) }
     }
 
