@@ -105,8 +105,7 @@ package final class MemoryImage: @unchecked Sendable {
         let base: UnsafeMutableRawPointer
         do {
             try Self.claim(descriptor, path)
-            try Self.reserve(descriptor, path, byteCount)
-            base = try Self.map(descriptor, path, byteCount)
+            base = try Self.mapReserved(descriptor, path, byteCount)
         } catch {
             unlink(path)
             close(descriptor)
@@ -163,18 +162,31 @@ package final class MemoryImage: @unchecked Sendable {
         }
     }
 
-    private static func reserve(
+    /// A filesystem with `huge=advise` gives huge pages to mappings that ask for them, and only to
+    /// those: so it is the mapping that takes them.
+    private static func mapReserved(
         _ descriptor: Int32, _ path: String, _ byteCount: Int
-    ) throws(CacheError) {
+    ) throws(CacheError) -> UnsafeMutableRawPointer {
         guard ftruncate(descriptor, off_t(byteCount)) == 0 else {
             throw failed("Creating", path, errno)
         }
+        // Asked before, for what is too much would take all memory until it fails.
+        var space = statvfs()
+        guard fstatvfs(descriptor, &space) == 0, byteCount / Int(space.f_frsize) < space.f_bavail
+        else { throw failed("Creating", path, ENOSPC, byteCount: byteCount) }
+        let base = try map(descriptor, path, byteCount)
+        let size = byteCount - pagesOffset
+        if madvise(base + pagesOffset, size, Int32(MADV_POPULATE_WRITE)) == 0 { return base }
+        // A kernel before 5.14, or others were faster: this tells.
         var result: Int32
         repeat {
-            result = posix_fallocate(
-                descriptor, off_t(pagesOffset), off_t(byteCount - pagesOffset))
+            result = posix_fallocate(descriptor, off_t(pagesOffset), off_t(size))
         } while result == EINTR
-        guard result == 0 else { throw failed("Creating", path, result, byteCount: byteCount) }
+        guard result == 0 else {
+            munmap(base, byteCount)
+            throw failed("Creating", path, result, byteCount: byteCount)
+        }
+        return base
     }
 
     private static func map(
