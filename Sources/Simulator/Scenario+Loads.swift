@@ -126,7 +126,6 @@ extension Scenario {
         depth = 12 + random.below(8)
         flushPercent = 40 + random.below(20)
         discardPercent = 0
-        writePercent = 100
         coreSectors = 1536
         hotSectors = coreSectors
         requestCount = 16000
