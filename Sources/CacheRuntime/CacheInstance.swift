@@ -67,6 +67,8 @@ package final class CacheInstance: @unchecked Sendable {
     package let cacheID: UInt16
     /// What recovery found, if the cache had not been stopped.
     package let recovery: RecoveredCache?
+    /// A copy of superblock or configuration could not be written; the other one counts.
+    package var lacksMetadataCopy: Bool { !store.isWhole }
     let options: Options
     let device: DeviceFile
     let store: CacheStore

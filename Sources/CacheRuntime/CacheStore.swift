@@ -14,12 +14,14 @@ package final class CacheStore {
     package private(set) var superblock: Superblock
     package private(set) var configuration: Configuration
     package var geometry: Geometry { superblock.geometry }
-    /// A superblock of which one copy is not there, and the slot of that one: older, damaged, or
-    /// where writing ended. It is finished before any other change, for that overwrites a
-    /// configuration which the older copy may name, and the copy that may be the only good one.
-    private var unfinished: (superblock: Superblock, slot: Int)?
+    /// A superblock that is not in these slots yet: older or damaged copies, or where writing ended.
+    /// It is finished before any other change, for that overwrites a configuration which the older
+    /// copy may name, and the copy that may be the only good one.
+    private var unfinished: (superblock: Superblock, slots: [Int])?
     /// The configuration in the slot that the superblock does not name is the same.
     private var hasBothConfigurations = true
+    /// Both copies of both are there and the same.
+    package var isWhole: Bool { unfinished == nil && hasBothConfigurations }
 
     private init(
         _ medium: any StoreMedium, _ superblock: Superblock, _ configuration: Configuration
@@ -136,9 +138,7 @@ extension CacheStore {
     /// Writes copies that are older or damaged again: what is served from now on must not be taken
     /// for something older when one more of them is damaged.
     package func makeWhole() throws(CacheError) {
-        try finish()
-        guard !hasBothConfigurations else { return }
-        try writeSecond(configurationBlock(encoded(configuration, superblock.generation)))
+        if !isWhole { try save(configuration) }
     }
 
     /// Must be durable before the first line is written: from now on only an orderly stop, or
@@ -175,29 +175,33 @@ extension CacheStore {
     private func commit(
         _ changed: Superblock, _ configuration: Configuration
     ) throws(CacheError) {
+        let generation = (unfinished?.superblock ?? superblock).generation + 1
+        let bytes = try encoded(configuration, generation)
+        let block = AlignedBytes(count: (bytes.count + 4095) / 4096 * 4096)
+        block.bytes.copyBytes(from: bytes)
+        // The one good copy may only be in the device's cache, from a process that died.
+        if !isWhole { try medium.flush() }
         try finish()
         var next = changed
-        next.generation = superblock.generation + 1
-        let bytes = try encoded(configuration, next.generation)
+        next.generation = generation
         let slot = 1 - superblock.configurationSlot
         next.configurationSlot = slot
         next.configurationBytes = UInt32(bytes.count)
         next.configurationChecksum = bytes.withUnsafeBytes { checksum($0) }
-        let block = configurationBlock(bytes)
         hasBothConfigurations = false
         try medium.write(block.readOnly, at: Self.configurationOffsets[slot])
         try medium.flush()
-        try write(next, first: 0)
+        try write(next, to: [0, 1])
         superblock = next
         self.configuration = configuration
-        try writeSecond(block)
+        // Where this fails, the change has happened all the same.
+        try? writeSecond(block)
     }
 
     private func finish() throws(CacheError) {
         guard let unfinished else { return }
-        try write(unfinished.superblock, first: unfinished.slot)
+        try write(unfinished.superblock, to: unfinished.slots)
         superblock = unfinished.superblock
-        self.unfinished = nil
     }
 
     private func writeSecond(_ block: AlignedBytes) throws(CacheError) {
@@ -207,26 +211,17 @@ extension CacheStore {
         hasBothConfigurations = true
     }
 
-    private func configurationBlock(_ bytes: [UInt8]) -> AlignedBytes {
-        let block = AlignedBytes(count: (bytes.count + 4095) / 4096 * 4096)
-        block.bytes.copyBytes(from: bytes)
-        return block
-    }
-
-    /// Both copies, one after the other: if one is torn, the other one is whole, and what it names
-    /// is there.
-    private func write(_ superblock: Superblock, first: Int) throws(CacheError) {
+    /// One copy after the other: if one is torn, the other one is whole, and what it names is
+    /// there.
+    private func write(_ superblock: Superblock, to slots: [Int]) throws(CacheError) {
         let block = AlignedBytes(count: Superblock.Layout.byteCount)
         superblock.encode(into: block.diskBytes)
-        for slot in [first, 1 - first] {
-            do throws(CacheError) {
-                try medium.write(block.readOnly, at: Self.superblockOffsets[slot])
-                try medium.flush()
-            } catch {
-                unfinished = (superblock, slot)
-                throw error
-            }
+        for (index, slot) in slots.enumerated() {
+            unfinished = (superblock, Array(slots[index...]))
+            try medium.write(block.readOnly, at: Self.superblockOffsets[slot])
+            try medium.flush()
         }
+        unfinished = nil
     }
 
     private func encoded(
@@ -324,7 +319,7 @@ extension CacheStore {
             var used = superblock
             used.configurationSlot = first.slot
             let store = CacheStore(medium, used, first.configuration)
-            store.unfinished = otherSlot.map { (used, $0) }
+            store.unfinished = otherSlot.map { (used, [$0]) }
             store.hasBothConfigurations = whole.count == 2
             return store
         }

@@ -76,6 +76,7 @@ package final class MemoryImage: @unchecked Sendable {
         static let device = (offset: 72, size: 8)
         static let inode = (offset: 80, size: 8)
         static let byteCount = 88
+        static let pageBytes = 4096
         static let magicValue: UInt64 = 0x4547_414d_4953_4143  // "CASIMAGE" in memory order.
         static let versionValue: UInt32 = 4
     }
@@ -170,23 +171,34 @@ package final class MemoryImage: @unchecked Sendable {
         guard ftruncate(descriptor, off_t(byteCount)) == 0 else {
             throw failed("Creating", path, errno)
         }
-        // Asked before, for what is too much would take all memory until it fails.
-        var space = statvfs()
-        guard fstatvfs(descriptor, &space) == 0, byteCount / Int(space.f_frsize) < space.f_bavail
-        else { throw failed("Creating", path, ENOSPC, byteCount: byteCount) }
         let base = try map(descriptor, path, byteCount)
-        let size = byteCount - pagesOffset
-        if madvise(base + pagesOffset, size, Int32(MADV_POPULATE_WRITE)) == 0 { return base }
+        for range in [0..<Header.pageBytes, pagesOffset..<byteCount] {
+            let result = reserve(range, base, descriptor)
+            guard result == 0 else {
+                munmap(base, byteCount)
+                throw failed("Creating", path, result, byteCount: byteCount)
+            }
+        }
+        return base
+    }
+
+    private static func reserve(
+        _ range: Range<Int>, _ base: UnsafeMutableRawPointer, _ descriptor: Int32
+    ) -> Int32 {
+        // Too much for the filesystem would take all its memory before it fails.
+        var space = statvfs()
+        guard fstatvfs(descriptor, &space) == 0 else { return errno }
+        let isLimited = space.f_blocks > 0
+        if isLimited, range.count / Int(space.f_frsize) > space.f_bavail { return ENOSPC }
+        if madvise(base + range.lowerBound, range.count, Int32(MADV_POPULATE_WRITE)) == 0 {
+            return 0
+        }
         // A kernel before 5.14, or others were faster: this tells.
         var result: Int32
         repeat {
-            result = posix_fallocate(descriptor, off_t(pagesOffset), off_t(size))
+            result = posix_fallocate(descriptor, off_t(range.lowerBound), off_t(range.count))
         } while result == EINTR
-        guard result == 0 else {
-            munmap(base, byteCount)
-            throw failed("Creating", path, result, byteCount: byteCount)
-        }
-        return base
+        return result
     }
 
     private static func map(

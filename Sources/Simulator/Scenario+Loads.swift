@@ -114,7 +114,7 @@ extension Scenario {
         coreFlushPerMille = [0, 1, 20][random.below(3)]
         requestCount = 6000
         trialPercent = [0, 2][random.below(2)]
-        // Of 64 writers to one line the last one has seen more than three hundred.
+        // Of many writers to one line the last one has seen more than three hundred.
         flushesWhileWaiting = 1000
         if random.chance(50) { lookForStarvation(&random) }
     }

@@ -107,7 +107,7 @@ package struct Scenario {
     }
 
     private mutating func chooseFaults(_ random: inout SeededRandom) {
-        if durability == .flush, random.chance(25) {
+        if durability == .flush, flushesWhileWaiting == nil, random.chance(25) {
             durabilitySwitchPerMille = 1 + random.below(10)
         }
         if flushesWhileWaiting == nil, slowPercent == 0, random.chance(50) {

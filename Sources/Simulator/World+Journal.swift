@@ -8,7 +8,8 @@ extension World {
     struct JournalWatch {
         var last: JournalReliance?
         var blocks: [UInt64: UInt64] = [:]
-        /// Records that somebody was promised and that recovery would compare with their data.
+        /// Records that somebody was promised and that recovery would compare with their data, the
+        /// last ones of their ways.
         var compared: [JournalRecord] = []
     }
 
@@ -37,7 +38,7 @@ extension World {
             record.checksum != nil && record.granules != 0
                 && !told.records.contains { $0.records.contains { $0.isLater(than: record) } }
         }
-        for record in watch.compared where isNewest(record) { checkData(of: record) }
+        for record in watch.compared where isLastAnswered(record) { checkData(of: record) }
     }
 
     /// Nobody may touch the data of such a record.
@@ -48,14 +49,14 @@ extension World {
         let first = Int(command.deviceOffset / 512)
         let range = first..<first + Int(command.byteCount) / 512
         for record in watch.compared
-        where isNewest(record) && sectors(of: record).contains(where: range.contains) {
+        where isLastAnswered(record) && sectors(of: record).contains(where: range.contains) {
             fail("\(record) is being overwritten, and recovery would compare it")
         }
     }
 
-    /// Of an older one a later record of the way, which may not be durable yet, may say that it
-    /// counts no more.
-    private func isNewest(_ record: JournalRecord) -> Bool {
+    /// Whether nothing was recorded of its way since: a later record, which may not be durable yet,
+    /// may say that it counts no more.
+    private func isLastAnswered(_ record: JournalRecord) -> Bool {
         let page = SetPageView(base: pages + Int(record.set) * SetPageLayout.byteCount)
         let stamp = page.state(Int(record.way)).commitStamp
         let answered = UInt16(truncatingIfNeeded: shared.journalReliance.answeredCommit)

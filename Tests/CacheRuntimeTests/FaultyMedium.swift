@@ -25,8 +25,8 @@ final class FaultyMedium: StoreMedium, @unchecked Sendable {
         random = seed &* 0x9E37_79B9_7F4A_7C15 | 1
     }
 
-    /// The same device after a power cut. If it spoils, sectors that were being written may hold
-    /// neither the old nor the new content, as of drives that cannot read them then.
+    /// The same device after a power cut. If it spoils, what was being written may hold neither the
+    /// old nor the new content, as with drives that cannot read it then.
     init(afterPowerCutOf other: FaultyMedium, spoils: Bool = false) {
         durable = other.durable
         random = other.random
