@@ -14,9 +14,9 @@ package final class CacheStore {
     package private(set) var superblock: Superblock
     package private(set) var configuration: Configuration
     package var geometry: Geometry { superblock.geometry }
-    /// A superblock that is not in these slots yet: older or damaged copies, or where writing ended.
-    /// It is finished before any other change, for that overwrites a configuration which the older
-    /// copy may name, and the copy that may be the only good one.
+    /// A superblock that is not in these slots yet: they are older or damaged, or writing ended
+    /// there. It is finished before any other change, for that overwrites a configuration which the
+    /// older copy may name, and the copy that may be the only good one.
     private var unfinished: (superblock: Superblock, slots: [Int])?
     /// The configuration in the slot that the superblock does not name is the same.
     private var hasBothConfigurations = true
