@@ -148,7 +148,7 @@ extension CacheInstance {
                 journal: .anew(image.journalMemory, session: identity.session))
             shared.mode = mode
             shared.durability = options.durability ?? .flush
-            image.publish()
+            try image.publish()
             return try assemble(options, device, store, image, shared, publisher)
         } catch {
             image.remove()
@@ -223,7 +223,7 @@ extension CacheInstance {
             try store.markInUse(session: identity.session)
             store.emptyJournal(places: recovery?.report.damagedJournalPlaces ?? [])
             // Whoever finds it goes on from here.
-            image.publish()
+            try image.publish()
             return try assemble(
                 options, device, store, image, shared, publisher, recovery: recovery)
         } catch {

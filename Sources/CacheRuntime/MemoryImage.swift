@@ -41,8 +41,8 @@ package struct ImageIdentity: Equatable, Sendable {
 /// | behind them | the counters, as many blocks as the workers need |
 /// | behind them | the journal's memory |
 ///
-/// The magic is written when the pages are complete: an image without it is none. Attaching looks
-/// at the header alone, so that its time does not grow with the table.
+/// The file gets its name, and its magic, when the pages are complete. Attaching looks at the
+/// header alone, so that its time does not grow with the table.
 package final class MemoryImage: @unchecked Sendable {
     package let path: String
     package let identity: ImageIdentity
@@ -60,6 +60,9 @@ package final class MemoryImage: @unchecked Sendable {
     private let descriptor: Int32
 
     package static let version = Header.versionValue
+
+    /// O_TMPFILE, which Swift does not know.
+    private static let unnamedFile: Int32 = 0o20_000_000 | O_DIRECTORY
 
     /// Where the set pages begin: a huge page may start there.
     private static let pagesOffset = 2 << 20
@@ -93,7 +96,8 @@ package final class MemoryImage: @unchecked Sendable {
     }
 
     /// Makes the image, all zero, and all of it in memory: a full memory filesystem is found out
-    /// now and not by a signal later. Nobody can attach to it before `publish`.
+    /// now and not by a signal later. It has no name before `publish`: if its maker dies, nothing
+    /// is left.
     package convenience init(
         creating identity: ImageIdentity, geometry: Geometry, workerCount: Int,
         directory: String = "/dev/shm"
@@ -101,14 +105,13 @@ package final class MemoryImage: @unchecked Sendable {
         let path = Self.path(cacheUUID: identity.cacheUUID, directory: directory)
         let byteCount = Self.byteCount(geometry, workerCount: workerCount)
         unlink(path)
-        let descriptor = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        let descriptor = open(directory, Self.unnamedFile | O_RDWR | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else { throw Self.failed("Creating", path, errno) }
         let base: UnsafeMutableRawPointer
         do {
             try Self.claim(descriptor, path)
             base = try Self.mapReserved(descriptor, path, byteCount)
         } catch {
-            unlink(path)
             close(descriptor)
             throw error
         }
@@ -132,9 +135,13 @@ package final class MemoryImage: @unchecked Sendable {
     }
 
     /// The pages are complete: from now on another process can go on with them.
-    package func publish() {
+    package func publish() throws(CacheError) {
         base.assumingMemoryBound(to: Atomic<UInt64>.self).pointee
             .store(Header.magicValue.littleEndian, ordering: .releasing)
+        let source = "/proc/self/fd/\(descriptor)"
+        guard linkat(AT_FDCWD, source, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0 else {
+            throw Self.failed("Naming", path, errno)
+        }
     }
 
     deinit {
@@ -248,7 +255,7 @@ extension MemoryImage {
         /// To be attached to, by so many workers.
         case usable(workerCount: Int)
         case absent
-        /// Its maker died before it was complete, or it was damaged.
+        /// It was damaged.
         case unfinished
         case otherVersion(UInt32)
         case otherBoot

@@ -22,6 +22,7 @@ import Testing
         defer { image.remove() }
         image.pages.storeBytes(of: 0x1234, toByteOffset: 4 * 4096, as: UInt64.self)
         image.counters.storeBytes(of: 0x77, toByteOffset: counterBytes - 8, as: UInt64.self)
+        try image.publish()
         let descriptor = open(image.path, O_RDONLY)
         defer { close(descriptor) }
         var word: UInt64 = 0
@@ -48,8 +49,8 @@ import Testing
         defer { first.remove() }
         first.pages.storeBytes(of: 0x1234, toByteOffset: 4 * 4096, as: UInt64.self)
         first.counters.storeBytes(of: 0x77, toByteOffset: 8, as: UInt64.self)
-        #expect(MemoryImage.find(identity, geometry: geometry) == .unfinished)
-        first.publish()
+        #expect(MemoryImage.find(identity, geometry: geometry) == .absent)
+        try first.publish()
         #expect(MemoryImage.find(identity, geometry: geometry) == .usable(workerCount: 2))
         // As long as its maker lives, nobody else gets it.
         let early = code { () throws(CacheError) in
@@ -71,7 +72,7 @@ import Testing
         #expect(MemoryImage.find(identity, geometry: geometry) == .absent)
         let image = try MemoryImage(creating: identity, geometry: geometry, workerCount: 2)
         defer { image.remove() }
-        image.publish()
+        try image.publish()
         var other = identity
         other.session += 1
         #expect(MemoryImage.find(other, geometry: geometry) == .otherSession)
@@ -96,7 +97,7 @@ import Testing
         let identity = try identity()
         let image = try MemoryImage(creating: identity, geometry: geometry, workerCount: 2)
         defer { image.remove() }
-        image.publish()
+        try image.publish()
         let descriptor = open(image.path, O_RDWR)
         defer { close(descriptor) }
         for offset in 0..<88 where !(68..<72).contains(offset) {
@@ -118,6 +119,8 @@ import Testing
         let geometry = try #require(geometry)
         let image = try MemoryImage(
             creating: try identity(), geometry: geometry, workerCount: 1)
+        #expect(access(image.path, F_OK) != 0)
+        try image.publish()
         #expect(access(image.path, F_OK) == 0)
         image.remove()
         #expect(access(image.path, F_OK) != 0)
