@@ -77,18 +77,20 @@ extension Scenario {
         workerCount = [1, 2, 2, 3][random.below(4)]
         hasChecksums = (even: true, odd: random.chance(30))
         firstWorkerPercent = [0, 80, 95][random.below(3)]
-        flushPercent = 5 + random.below(20)
+        flushPercent = 3 + random.below(12)
         forceUnitAccessPercent = [0, 20][random.below(2)]
         writePercent = 90
         requestSectorsMax = [8, 16][random.below(2)]
         hotSectors = [64, 1024, coreSectors, coreSectors][random.below(4)]
-        echoPercent = [10, 40][random.below(2)]
+        echoPercent = [5, 20][random.below(2)]
         hasAbsentCore = false
         depth = 2 + random.below(24)
         modeSwitchPerMille = 0
         coreFlushPerMille = [5, 50, 200][random.below(3)]
         errorPerMille = [0, 1, 5, 20][random.below(4)]
         if random.chance(40) { crashesPerHundredThousand = [100, 1000][random.below(2)] }
+        // Commits fail for a while, and writes go on.
+        outagesPer100000 = 100
         requestCount = 1000
         trialPercent = 30
     }
