@@ -4,13 +4,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/mount.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 static int result(int value) { return value < 0 ? -errno : value; }
 
@@ -81,4 +84,15 @@ int ucas_raise_file_limit(void) {
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return -errno;
     limit.rlim_cur = limit.rlim_max;
     return result(setrlimit(RLIMIT_NOFILE, &limit));
+}
+
+int ucas_advise_huge_pages(const char *directory) {
+    int context = (int)syscall(SYS_fspick, AT_FDCWD, directory, FSPICK_CLOEXEC);
+    if (context < 0) return -errno;
+    int result = 0;
+    if (syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "huge", "advise", 0) != 0
+        || syscall(SYS_fsconfig, context, FSCONFIG_CMD_RECONFIGURE, NULL, NULL, 0) != 0)
+        result = -errno;
+    close(context);
+    return result;
 }

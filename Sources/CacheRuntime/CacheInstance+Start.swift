@@ -23,6 +23,9 @@ extension CacheInstance {
     package static func start(_ options: Options) throws(CacheError) -> CacheInstance {
         try checkOptions(options)
         _ = ucas_raise_file_limit()
+        if options.exportsDevices {
+            MemoryImage.allowHugePages(directory: options.imageDirectory)
+        }
         let publisher = options.exportsDevices ? try makePublisher() : nil
         let succession = try beginSuccession(options, publisher)
         defer { succession?.crew.dismiss() }

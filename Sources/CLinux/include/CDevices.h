@@ -40,4 +40,8 @@ int ucas_allowed_cpus(uint32_t *cpus, uint32_t capacity);
 
 // Raises the limit of open files as far as this process may.
 int ucas_raise_file_limit(void);
+
+// Lets mappings of files in this tmpfs have huge pages if they ask for them (huge=advise); its
+// other options stay. 0 or -errno.
+int ucas_advise_huge_pages(const char *directory);
 #endif
