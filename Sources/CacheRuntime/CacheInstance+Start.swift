@@ -23,9 +23,6 @@ extension CacheInstance {
     package static func start(_ options: Options) throws(CacheError) -> CacheInstance {
         try checkOptions(options)
         _ = ucas_raise_file_limit()
-        if options.exportsDevices {
-            MemoryImage.allowHugePages(directory: options.imageDirectory)
-        }
         let publisher = options.exportsDevices ? try makePublisher() : nil
         let succession = try beginSuccession(options, publisher)
         defer { succession?.crew.dismiss() }
@@ -132,9 +129,7 @@ extension CacheInstance {
         let identity = ImageIdentity(
             bootID: try ImageIdentity.currentBoot(), cacheUUID: UInt128.random(in: 1 ... .max),
             session: UInt64.random(in: 1 ... .max), device: device.identity)
-        let image = try MemoryImage(
-            creating: identity, geometry: geometry, workerCount: workerCount(options),
-            directory: options.imageDirectory)
+        let image = try makeImage(identity, geometry, options)
         do throws(CacheError) {
             let mode = options.mode ?? .writeThrough
             var configuration = Configuration(mode: mode.stored)
@@ -174,6 +169,17 @@ extension CacheInstance {
             .foreignContent,
             "\(what) exists on \(device.path) (\(content)). Specify the --force option if you "
                 + "wish to add the cache anyway.\nNote: this may result in loss of data")
+    }
+
+    private static func makeImage(
+        _ identity: ImageIdentity, _ geometry: Geometry, _ options: Options
+    ) throws(CacheError) -> MemoryImage {
+        if options.exportsDevices {
+            MemoryImage.allowHugePages(directory: options.imageDirectory)
+        }
+        return try MemoryImage(
+            creating: identity, geometry: geometry, workerCount: workerCount(options),
+            directory: options.imageDirectory)
     }
 
     static func workerCount(_ options: Options) -> Int {
@@ -217,9 +223,7 @@ extension CacheInstance {
         let identity = ImageIdentity(
             bootID: try ImageIdentity.currentBoot(), cacheUUID: store.superblock.cacheUUID,
             session: UInt64.random(in: 1 ... .max), device: device.identity)
-        let image = try MemoryImage(
-            creating: identity, geometry: store.geometry, workerCount: workerCount(options),
-            directory: options.imageDirectory)
+        let image = try makeImage(identity, store.geometry, options)
         do throws(CacheError) {
             let (shared, recovery) = try adopt(store, image, options)
             shared.mode = mode

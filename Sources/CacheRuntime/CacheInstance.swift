@@ -67,8 +67,15 @@ package final class CacheInstance: @unchecked Sendable {
     package let cacheID: UInt16
     /// What recovery found, if the cache had not been stopped.
     package let recovery: RecoveredCache?
-    /// A copy of superblock or configuration could not be written; the other one counts.
-    package var lacksMetadataCopy: Bool { !store.isWhole }
+    /// What to say if a copy of superblock or configuration could not be written: the other one
+    /// counts.
+    package var metadataWarning: String? {
+        store.isWhole
+            ? nil
+            : "A second copy of the metadata could not be written to the cache device "
+                + "'\(device.path)': it may be failing. Flush cache \(cacheID) and replace the "
+                + "device"
+    }
     let options: Options
     let device: DeviceFile
     let store: CacheStore

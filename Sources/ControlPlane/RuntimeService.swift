@@ -53,10 +53,10 @@ package final class RuntimeService: CacheService {
         if cache.hasInactiveCores {
             warnings = ["Cache is in incomplete state - at least one core is inactive"]
         }
-        if cache.lacksMetadataCopy {
-            warnings.append(
-                "A second copy of the metadata could not be written to the cache device: it may be "
-                    + "failing. Flush the cache and replace the device")
+        if let warning = cache.metadataWarning {
+            // After a death nobody waits for an answer but the log.
+            logger.warning("\(warning)")
+            warnings.append(warning)
         }
         let recovery = cache.recovery.map(body)
         if let recovery { report(recovery, cache.cacheID, logger, &warnings) }
