@@ -117,7 +117,7 @@ extension CacheInstance {
             switch found {
             case .usable: "is usable"
             case .absent: "is not there: it does not outlive a restart of the machine"
-            case .unfinished: "is not whole"
+            case .damaged: "is not whole"
             case .otherVersion(let version):
                 "is of version \(version): load the cache with the version of casd that made it"
             case .otherBoot: "is of an earlier boot of this machine"
@@ -229,7 +229,7 @@ extension MemoryImage.Finding {
     fileprivate var mayHoldMoreThanTheDevice: Bool {
         switch self {
         case .usable, .otherVersion, .otherDevice: true
-        case .absent, .unfinished, .otherBoot, .otherCache, .otherSession: false
+        case .absent, .damaged, .otherBoot, .otherCache, .otherSession: false
         }
     }
 }

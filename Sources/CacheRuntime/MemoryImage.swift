@@ -270,7 +270,7 @@ extension MemoryImage {
         case usable(workerCount: Int)
         case absent
         /// It was damaged.
-        case unfinished
+        case damaged
         case otherVersion(UInt32)
         case otherBoot
         case otherCache
@@ -313,12 +313,12 @@ extension MemoryImage {
         defer { close(descriptor) }
         var header = [UInt8](repeating: 0, count: Header.byteCount)
         guard pread(descriptor, &header, header.count, 0) == header.count else {
-            return .unfinished
+            return .damaged
         }
         let found = judge(header, identity, geometry)
         guard case .usable(let workerCount) = found else { return found }
         let byteCount = byteCount(geometry, workerCount: workerCount)
-        return lseek(descriptor, 0, SEEK_END) == byteCount ? found : .unfinished
+        return lseek(descriptor, 0, SEEK_END) == byteCount ? found : .damaged
     }
 
     private static func judge(
@@ -331,7 +331,7 @@ extension MemoryImage {
                 Value(littleEndian: $0.loadUnaligned(fromByteOffset: field.offset, as: Value.self))
             }
         }
-        guard load(UInt64.self, Header.magic) == Header.magicValue else { return .unfinished }
+        guard load(UInt64.self, Header.magic) == Header.magicValue else { return .damaged }
         let version = load(UInt32.self, Header.version)
         guard version == Header.versionValue else { return .otherVersion(version) }
         guard load(UInt128.self, Header.bootID) == identity.bootID else { return .otherBoot }
@@ -344,7 +344,7 @@ extension MemoryImage {
             load(UInt64.self, Header.inode) == identity.device.inode
         else { return .otherDevice }
         let workerCount = Int(load(UInt32.self, Header.workerCount))
-        guard (1...SharedCache.workerCountMax).contains(workerCount) else { return .unfinished }
+        guard (1...SharedCache.workerCountMax).contains(workerCount) else { return .damaged }
         return .usable(workerCount: workerCount)
     }
 }

@@ -112,7 +112,7 @@ import Testing
         }
         #expect(MemoryImage.find(identity, geometry: geometry) == .usable(workerCount: 2))
         #expect(ftruncate(descriptor, off_t(2 << 20) + 4 * 4096) == 0)
-        #expect(MemoryImage.find(identity, geometry: geometry) == .unfinished)
+        #expect(MemoryImage.find(identity, geometry: geometry) == .damaged)
     }
 
     @Test func removingLeavesNothing() throws {
