@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
@@ -50,6 +51,17 @@ int ucas_block_limits(int fd, struct ucas_block_limits *limits) {
     return 0;
 }
 
+int ucas_direct_io_alignment(int fd, struct ucas_direct_io_alignment *alignment) {
+    struct statx status;
+    alignment->memory_bytes = alignment->offset_bytes = 0;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) < 0) return -errno;
+    if (status.stx_mask & STATX_DIOALIGN) {
+        alignment->memory_bytes = status.stx_dio_mem_align;
+        alignment->offset_bytes = status.stx_dio_offset_align;
+    }
+    return 0;
+}
+
 int ucas_block_discard(int fd, uint64_t offset, uint64_t length) {
     uint64_t range[2] = {offset, length};
     return result(ioctl(fd, BLKDISCARD, range));
@@ -67,6 +79,18 @@ int ucas_pin_thread(uint32_t cpu) {
     CPU_SET(cpu, &set);
     return -pthread_setaffinity_np(pthread_self(), sizeof set, &set);
 }
+
+int ucas_run_on(int thread, const uint32_t *cpus, uint32_t count) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (uint32_t index = 0; index < count; index++) {
+        if (cpus[index] >= CPU_SETSIZE) return -EINVAL;
+        CPU_SET(cpus[index], &set);
+    }
+    return result(sched_setaffinity(thread, sizeof set, &set));
+}
+
+int ucas_thread_id(void) { return (int)syscall(SYS_gettid); }
 
 int ucas_name_thread(const char *name) { return -pthread_setname_np(pthread_self(), name); }
 

@@ -107,8 +107,8 @@ struct ServedQueue: ~Copyable {
         return base + Int(tag) * Int(setup.requestBytesMax)
     }
 
-    /// What a fetch or commit must name as the buffer.
-    func commandAddress(_ tag: UInt16) -> UInt64 {
-        setup.movesByUserCopy ? 0 : UInt64(UInt(bitPattern: address(tag)))
+    /// What a fetch or commit tells the driver.
+    func data(_ tag: UInt16) -> TagData {
+        setup.movesByUserCopy ? .none : .memory(UInt64(UInt(bitPattern: address(tag))))
     }
 }

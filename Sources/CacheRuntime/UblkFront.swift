@@ -89,8 +89,9 @@ extension UblkFront {
         let place = Int(origin >> 16)
         switch queues[place].queue.completed(result: result) {
         case .request: arrived(origin, &devices)
-        case .aborted:
-            if result != -ENODEV { queues[place].failure = result }
+        case .aborted: endIfDrained(place, &devices)
+        case .refused(let code):
+            queues[place].failure = -code
             endIfDrained(place, &devices)
         }
     }
@@ -98,8 +99,7 @@ extension UblkFront {
     private mutating func arrived(_ origin: UInt32, _ devices: inout DeviceRing) {
         let served = queues + Int(origin >> 16)
         let descriptor = served.pointee.queue.descriptor(tag: tag(origin))
-        let movesData = descriptor.operation == .read || descriptor.operation == .write
-        guard served.pointee.setup.movesByUserCopy, movesData else {
+        guard served.pointee.setup.movesByUserCopy, descriptor.movesData else {
             makeReady(origin)
             return
         }
@@ -151,7 +151,7 @@ extension UblkFront {
         let descriptor = served.pointee.queue.descriptor(tag: tag(origin))
         var use = SlotUse()
         use.origin = origin
-        if descriptor.operation == .read || descriptor.operation == .write {
+        if descriptor.movesData {
             use.byteCount = descriptor.sectorCount * 512
             use.address =
                 served.pointee.setup.movesByUserCopy
@@ -232,8 +232,7 @@ extension UblkFront {
             startCopy(origin, descriptor, &devices)
             return
         }
-        let movesData = descriptor.operation == .read || descriptor.operation == .write
-        let moved = movesData ? Int32(descriptor.sectorCount * 512) : 0
+        let moved = descriptor.movesData ? Int32(descriptor.sectorCount * 512) : 0
         commit(origin, result == 0 ? moved : result, &devices)
     }
 
@@ -245,7 +244,7 @@ extension UblkFront {
         devices.ring.makeRoom(1)
         let isQueued = served.pointee.queue.prepareCommit(
             &devices.ring, tag: tag(origin), result: result,
-            address: served.pointee.commandAddress(tag(origin)),
+            data: served.pointee.data(tag(origin)),
             userData: userData(origin, isCopy: false))
         precondition(isQueued, "no room in the ring that was just made")
         if buffer != RequestPool.none { release(buffer: buffer, &devices) }
@@ -372,7 +371,7 @@ extension UblkFront {
         for tag in 0..<queues[place].setup.depth {
             devices.ring.makeRoom(1)
             let isQueued = queues[place].queue.prepareFetch(
-                &devices.ring, tag: tag, address: queues[place].commandAddress(tag),
+                &devices.ring, tag: tag, data: queues[place].data(tag),
                 userData: userData(UInt32(place) << 16 | UInt32(tag), isCopy: false))
             precondition(isQueued, "no room in the ring that was just made")
         }

@@ -37,6 +37,9 @@ public struct DeviceParameters: Equatable, Sendable {
     public var sectorCount: UInt64
     /// Nil: neither discards nor write-zeroes are sent.
     public var discard: Discard?
+    /// What the memory of requests is aligned to: a power of two up to a page; nil: 4. Where pages
+    /// go to another device without being copied, what that device asks for (Linux 6.15).
+    public var memoryAlignmentBytes: UInt32?
 
     public init(sectorCount: UInt64, maxSectors: UInt32) {
         self.sectorCount = sectorCount
@@ -45,6 +48,7 @@ public struct DeviceParameters: Equatable, Sendable {
 
     public static let basicType: UInt32 = 1
     public static let discardType: UInt32 = 2
+    public static let memoryAlignmentType: UInt32 = 16
 
     /// The kernel's structure.
     public var encoded: ucas_ublk_parameters {
@@ -66,6 +70,11 @@ public struct DeviceParameters: Equatable, Sendable {
             parameters.discard.max_discard_sectors = discard.maxSectors
             parameters.discard.max_write_zeroes_sectors = discard.maxWriteZeroesSectors
             parameters.discard.max_segments = 1
+        }
+        if let memoryAlignmentBytes {
+            precondition(memoryAlignmentBytes.nonzeroBitCount == 1 && memoryAlignmentBytes <= 4096)
+            parameters.types |= Self.memoryAlignmentType
+            parameters.dma_align.mask = memoryAlignmentBytes - 1
         }
         return parameters
     }

@@ -1,57 +1,80 @@
 import Glibc
-import Synchronization
 
-/// A whole plain device: made, served by a thread for each queue, and deleted when it has stopped.
-public final class DeviceServer<Backend: Target>: Sendable {
+/// A whole plain device: made, served by threads of its own, and deleted when it has stopped.
+public final class DeviceServer: Sendable {
+    /// How a device is served.
+    public struct Plan: Equatable, Sendable {
+        public var threads = ThreadPlan()
+        /// Each thread on one CPU of its queue's, which is faster than to be moved about among all
+        /// of them. Threads that serve several queues run anywhere.
+        public var pinsToOneCPU = true
+
+        public init() {}
+    }
+
     public let info: DeviceInfo
+    public let threads: [ServingThread]
     private let control: ControlDevice
-    private let backend: Backend
-    private let descriptor: Int32
-    private let threads = Mutex<[QueueThread]>([])
+    private let crew: ServerCrew
 
-    /// Makes the device, starts its queues, then the device itself. Whatever fails, a device made
-    /// here is deleted; one taken over is stopped and stays.
+    /// Makes the device, starts its threads, then the device itself. Whatever fails, no device is
+    /// left.
     ///
-    /// - Parameter recovers: take over the existing device `wish.id`, whose server is gone.
+    /// - Parameters:
+    ///   - wish: what the device is to be; it fails if the kernel gives less features.
     public init(
-        control: ControlDevice, backend: Backend, wish: DeviceInfo, recovers: Bool
+        control: ControlDevice, backend: some Target, wish: DeviceInfo, plan: Plan = Plan()
     ) throws(UblkError) {
-        self.control = control
-        self.backend = backend
-        if recovers {
-            try Self.waitForRecovery(control, wish.id)
-            info = try control.info(device: wish.id)
-        } else {
-            info = try control.add(wish)
-        }
+        let made = try control.add(wish)
         do throws(UblkError) {
-            if !recovers { try control.setParameters(backend.parameters, device: info.id) }
-            descriptor = try ControlDevice.openQueueDevice(info.id)
-        } catch {
-            if !recovers { try? control.delete(device: info.id) }
-            throw error
-        }
-        do throws(UblkError) {
-            try startQueues()
-            if recovers {
-                try control.endRecovery(device: info.id)
-            } else {
-                try control.start(device: info.id)
+            let missing = wish.features.subtracting(made.features)
+            guard missing.isEmpty else {
+                throw UblkError("making a device with \(missing.text)", errno: EOPNOTSUPP)
             }
+            var parameters = backend.parameters
+            if DataMode(made.features).hasBuffers { parameters.memoryAlignmentBytes = nil }
+            try control.setParameters(parameters, device: made.id)
+            let crew = try ServerCrew(made)
+            do throws(UblkError) {
+                threads = try Self.start(crew, control, backend, made, plan)
+                try control.start(device: made.id)
+            } catch {
+                try? control.stop(device: made.id)
+                crew.waitUntilStopped()
+                throw error
+            }
+            self.crew = crew
         } catch {
-            try? control.stop(device: info.id)
-            waitUntilStopped()
-            if !recovers { try? control.delete(device: info.id) }
+            try? control.delete(device: made.id)
             throw error
         }
+        self.control = control
+        info = made
         chooseNoScheduler()
     }
 
+    /// Takes over a device whose server is gone. Its parameters, features and queues are those that
+    /// it was made with. If it fails, the device waits for the next server, from the end of this
+    /// process on.
+    public init(
+        control: ControlDevice, backend: some Target, recovering device: UInt32,
+        plan: Plan = Plan()
+    ) throws(UblkError) {
+        try Self.beginRecovery(control, device)
+        info = try control.info(device: device)
+        crew = try ServerCrew(info)
+        threads = try Self.start(crew, control, backend, info, plan)
+        try control.endRecovery(device: device)
+        self.control = control
+    }
+
     /// The kernel frees the old server's queues a little after its death.
-    private static func waitForRecovery(_ control: ControlDevice, _ id: UInt32) throws(UblkError) {
+    private static func beginRecovery(
+        _ control: ControlDevice, _ device: UInt32
+    ) throws(UblkError) {
         for attempt in 0... {
             do throws(UblkError) {
-                try control.startRecovery(device: id)
+                try control.startRecovery(device: device)
                 return
             } catch {
                 guard error.errno == EBUSY, attempt < 300 else { throw error }
@@ -60,39 +83,57 @@ public final class DeviceServer<Backend: Target>: Sendable {
         }
     }
 
-    private func startQueues() throws(UblkError) {
-        for number in 0..<info.queueCount {
-            let backend = self.backend
-            let descriptor = self.descriptor
-            let info = self.info
-            let thread = try QueueThread { ready in
-                do throws(UblkError) {
-                    var server = try QueueServer(
-                        backend: backend, deviceDescriptor: descriptor, number: number, info: info)
-                    server.fetchAll()
-                    ready(nil)
-                    server.serve()
-                } catch {
-                    ready(error)
-                }
-            }
-            if let failure = thread.waitUntilReady() {
-                thread.join()
-                throw failure
-            }
-            threads.withLock { $0.append(thread) }
+    private static func start(
+        _ crew: ServerCrew, _ control: ControlDevice, _ backend: some Target, _ info: DeviceInfo,
+        _ plan: Plan
+    ) throws(UblkError) -> [ServingThread] {
+        guard !backend.seesData || DataMode(info.features).hasBuffers else {
+            throw UblkError("serving from memory without copying", errno: EINVAL)
         }
+        guard
+            let shares = plan.threads.shares(
+                queueCount: info.queueCount, queueDepth: info.queueDepth)
+        else {
+            throw UblkError(
+                "dividing \(plan.threads.threadCount ?? 0) threads among \(info.queueCount) queues",
+                errno: EINVAL)
+        }
+        if plan.threads.needsPerTagThreads(queueCount: info.queueCount),
+            !info.features.contains(.perIODaemon)
+        {
+            throw UblkError("serving a queue with several threads", errno: EOPNOTSUPP)
+        }
+        let cpus = try chooseCPUs(shares, control, info, plan)
+        return try crew.start(backend, shares, cpus: cpus)
+    }
+
+    /// For each thread the CPUs it is put on. Threads of one queue get different ones, as long as
+    /// there are.
+    private static func chooseCPUs(
+        _ shares: [[TagShare]], _ control: ControlDevice, _ info: DeviceInfo, _ plan: Plan
+    ) throws(UblkError) -> [[UInt32]] {
+        var chosen: [[UInt32]] = []
+        var threadsOfQueue = [Int](repeating: 0, count: Int(info.queueCount))
+        for share in shares {
+            guard share.count == 1 else {
+                chosen.append([])
+                continue
+            }
+            let queue = share[0].queue
+            let allowed = try control.affinity(device: info.id, queue: queue).map { UInt32($0) }
+            let number = threadsOfQueue[Int(queue)]
+            threadsOfQueue[Int(queue)] += 1
+            if plan.pinsToOneCPU, !allowed.isEmpty {
+                chosen.append([allowed[number % allowed.count]])
+            } else {
+                chosen.append(allowed)
+            }
+        }
+        return chosen
     }
 
     /// Waits until the device was stopped, by us or anybody, and lets go of it.
-    public func waitUntilStopped() {
-        let running = threads.withLock { threads in
-            defer { threads = [] }
-            return threads
-        }
-        for thread in running { thread.join() }
-        close(descriptor)
-    }
+    public func waitUntilStopped() { crew.waitUntilStopped() }
 
     /// Requests of one queue need no sorting before they reach a server that sorts itself.
     private func chooseNoScheduler() {
@@ -102,48 +143,4 @@ public final class DeviceServer<Backend: Target>: Sendable {
         _ = write(file, text.utf8Start, text.utf8CodeUnitCount)
         close(file)
     }
-}
-
-/// A thread that reports once whether it could begin.
-private final class QueueThread: @unchecked Sendable {
-    typealias Report = @Sendable (UblkError?) -> Void
-
-    private var thread = pthread_t()
-    private let body: @Sendable (Report) -> Void
-    private let semaphore: UnsafeMutablePointer<sem_t>
-    private let failure = Mutex<UblkError?>(nil)
-
-    init(_ body: @escaping @Sendable (Report) -> Void) throws(UblkError) {
-        self.body = body
-        semaphore = .allocate(capacity: 1)
-        sem_init(semaphore, 0, 0)
-        let context = Unmanaged.passRetained(self)
-        let code = pthread_create(
-            &thread, nil,
-            { context in
-                guard let context else { return nil }
-                Unmanaged<QueueThread>.fromOpaque(context).takeRetainedValue().run()
-                return nil
-            }, context.toOpaque())
-        guard code == 0 else {
-            context.release()
-            throw UblkError("starting a queue's thread", errno: code)
-        }
-    }
-
-    deinit { semaphore.deallocate() }
-
-    private func run() {
-        body { failure in
-            self.failure.withLock { $0 = failure }
-            sem_post(self.semaphore)
-        }
-    }
-
-    func waitUntilReady() -> UblkError? {
-        while sem_wait(semaphore) != 0 {}
-        return failure.withLock { $0 }
-    }
-
-    func join() { pthread_join(thread, nil) }
 }

@@ -34,6 +34,12 @@ public struct Features: OptionSet, Sendable {
         "SHMEM_ZC", "IO_DESC_SIZE",
     ]
 
+    /// The names of all that are set, for a sentence.
+    public var text: String {
+        (0..<64).filter { rawValue & 1 << UInt64($0) != 0 }.map { Self.name(bit: $0) }
+            .joined(separator: ", ")
+    }
+
     /// The name of bit `bit`.
     public static func name(bit: Int) -> String {
         bit < names.count ? names[bit] : "unknown"

@@ -16,7 +16,10 @@ public struct IODescriptor: Equatable, Sendable {
     public let sectorCount: UInt32
     public let startSector: UInt64
 
+    public var movesData: Bool { operation == .read || operation == .write }
     public var forceUnitAccess: Bool { operationAndFlags & 1 << 13 != 0 }
+    /// Automatic registration with a fallback: this request's pages are not registered.
+    public var needsRegistration: Bool { operationAndFlags & 1 << 17 != 0 }
     /// Write-zeroes only: the space must stay allocated.
     public var noUnmap: Bool { operationAndFlags & 1 << 15 != 0 }
 
@@ -29,17 +32,44 @@ public struct IODescriptor: Equatable, Sendable {
     }
 }
 
+/// What the driver is to do with the data of a tag's next request.
+public enum TagData: Equatable, Sendable {
+    /// Copy them from and to the memory at this address.
+    case memory(UInt64)
+    /// Nothing: user copy, and explicit zero copy.
+    case none
+    /// Put the pages into this place of the buffer table of the ring that fetches. `fallsBack`:
+    /// where that fails, deliver the request without.
+    case place(UInt16, fallsBack: Bool)
+
+    fileprivate var commandAddress: UInt64 {
+        if case .memory(let address) = self { address } else { 0 }
+    }
+
+    /// struct ublk_auto_buf_reg: index, flags (1: UBLK_AUTO_BUF_REG_FALLBACK).
+    fileprivate var entryAddress: UInt64 {
+        if case .place(let place, let fallsBack) = self {
+            UInt64(place) | (fallsBack ? 1 << 16 : 0)
+        } else {
+            0
+        }
+    }
+}
+
 /// One hardware queue of a device: fetches requests and gives back results, on a ring that is the
 /// worker's. One ring may serve queues of many devices.
 ///
-/// All state is the number of tags on either side. Every fetch and commit of a queue must come
-/// from one thread. The user data of commands is the caller's.
+/// All state is the number of tags on either side. Every fetch and commit of a tag must come from
+/// one thread; where several threads serve a queue, each has a `Queue` for its tags. The user data
+/// of commands is the caller's.
 public struct Queue {
     public enum Event: Equatable, Sendable {
         /// A request came: read its descriptor.
         case request
         /// The device stops; the tag is not fetched again.
         case aborted
+        /// The driver did not take the command, for this errno; the tag is not fetched again.
+        case refused(Int32)
     }
 
     public let number: UInt16
@@ -56,6 +86,8 @@ public struct Queue {
 
     private static let fetchOperation: UInt32 = 0xc010_7520
     private static let commitOperation: UInt32 = 0xc010_7521
+    private static let registerOperation: UInt32 = 0xc010_7523
+    private static let unregisterOperation: UInt32 = 0xc010_7524
     private static let descriptorBytes = 24
     private static let depthMax = 4096
 
@@ -93,15 +125,14 @@ public struct Queue {
             startSector: base.load(fromByteOffset: 8, as: UInt64.self))
     }
 
-    /// Asks for a request on the tag; false if the ring is full. `address` is the tag's buffer in
-    /// copy mode, else 0.
+    /// Asks for a request on the tag; false if the ring is full.
     public mutating func prepareFetch(
-        _ ring: inout Ring, tag: UInt16, address: UInt64, userData: UInt64
+        _ ring: inout Ring, tag: UInt16, data: TagData, userData: UInt64
     ) -> Bool {
         guard
             ring.prepareCommand(
                 descriptor: descriptor, operation: Self.fetchOperation, low: low(tag, 0),
-                high: address, userData: userData)
+                high: data.commandAddress, address: data.entryAddress, userData: userData)
         else { return false }
         fetching += 1
         return true
@@ -113,17 +144,35 @@ public struct Queue {
     /// `result` is the whole length in bytes, or -errno: never a part (kernels differ in what they
     /// make of it, and some take it for success).
     public mutating func prepareCommit(
-        _ ring: inout Ring, tag: UInt16, result: Int32, address: UInt64, userData: UInt64
+        _ ring: inout Ring, tag: UInt16, result: Int32, data: TagData, userData: UInt64
     ) -> Bool {
         precondition(serving > 0, "a result for a request that is not there")
         guard
             ring.prepareCommand(
                 descriptor: descriptor, operation: Self.commitOperation, low: low(tag, result),
-                high: address, userData: userData)
+                high: data.commandAddress, address: data.entryAddress, userData: userData)
         else { return false }
         serving -= 1
         fetching += 1
         return true
+    }
+
+    /// Zero copy: puts the pages of the tag's request into `place` of the ring's buffer table.
+    public func prepareRegister(
+        _ ring: inout Ring, tag: UInt16, place: UInt16, userData: UInt64
+    ) -> Bool {
+        ring.prepareCommand(
+            descriptor: descriptor, operation: Self.registerOperation, low: low(tag, 0),
+            high: UInt64(place), userData: userData)
+    }
+
+    /// Takes them out again: before the commit, and after the last use.
+    public func prepareUnregister(
+        _ ring: inout Ring, tag: UInt16, place: UInt16, userData: UInt64
+    ) -> Bool {
+        ring.prepareCommand(
+            descriptor: descriptor, operation: Self.unregisterOperation, low: low(tag, 0),
+            high: UInt64(place), userData: userData)
     }
 
     private func low(_ tag: UInt16, _ result: Int32) -> UInt64 {
@@ -134,7 +183,7 @@ public struct Queue {
     public mutating func completed(result: Int32) -> Event {
         precondition(fetching > 0, "a completion of a command that was not sent")
         fetching -= 1
-        guard result == 0 else { return .aborted }
+        guard result == 0 else { return result == -ENODEV ? .aborted : .refused(-result) }
         serving += 1
         return .request
     }

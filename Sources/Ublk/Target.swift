@@ -7,12 +7,17 @@ public protocol Target: Sendable {
     /// An open file the server reads and writes for `Step.read` and the like; nil if none is used.
     var descriptor: Int32? { get }
     func step(_ request: IODescriptor) -> Step
+    /// Whether `serve` is ever asked for: then the device cannot be one of the modes without copies.
+    var seesData: Bool { get }
     /// Does what `Step.inMemory` stands for: takes a write's data, or gives a read's. `data` is as
     /// long as the request. 0 or -errno.
     func serve(_ request: IODescriptor, _ data: UnsafeMutableRawBufferPointer) -> Int32
 }
 
 extension Target {
+    public var descriptor: Int32? { nil }
+    public var seesData: Bool { false }
+
     public func serve(_ request: IODescriptor, _ data: UnsafeMutableRawBufferPointer) -> Int32 {
         -95  // EOPNOTSUPP
     }
@@ -37,7 +42,6 @@ public enum Step: Equatable, Sendable {
 /// Answers everything at once and keeps nothing: what the driver and the rings cost.
 public struct NullTarget: Target {
     public let parameters: DeviceParameters
-    public let descriptor: Int32? = nil
 
     public init(sectorCount: UInt64 = 250 << 21, maxSectors: UInt32) {
         var parameters = DeviceParameters(sectorCount: sectorCount, maxSectors: maxSectors)

@@ -30,6 +30,7 @@ public final class VolatileTarget: Target {
 
     public let parameters: DeviceParameters
     public let descriptor: Int32?
+    public var seesData: Bool { true }
     private let lock = Mutex(())
     private let disk: VolatileDisk
 

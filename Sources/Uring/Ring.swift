@@ -123,6 +123,31 @@ public struct Ring: ~Copyable {
         return finish(sqe, userData)
     }
 
+    /// As `prepareRead`, into pages that a driver put at `place` of the buffer table, from their
+    /// byte `start` on.
+    public mutating func prepareRead(
+        file: UInt32, place: UInt16, start: UInt32, byteCount: UInt32, offset: UInt64,
+        userData: UInt64
+    ) -> Bool {
+        guard let sqe = next() else { return false }
+        io_uring_prep_read_fixed(sqe, Int32(file), nil, byteCount, offset, Int32(place))
+        sqe.pointee.addr = UInt64(start)
+        return finish(sqe, userData)
+    }
+
+    /// As `prepareWrite`, from pages that a driver put at `place` of the buffer table, from their
+    /// byte `start` on.
+    public mutating func prepareWrite(
+        file: UInt32, place: UInt16, start: UInt32, byteCount: UInt32, offset: UInt64,
+        isDurable: Bool, userData: UInt64
+    ) -> Bool {
+        guard let sqe = next() else { return false }
+        io_uring_prep_write_fixed(sqe, Int32(file), nil, byteCount, offset, Int32(place))
+        sqe.pointee.addr = UInt64(start)
+        if isDurable { sqe.pointee.rw_flags = 2 }  // RWF_DSYNC
+        return finish(sqe, userData)
+    }
+
     /// A read that may wait for long, of a file that is not registered: see `prepareCommand`.
     public mutating func prepareLongRead(
         descriptor: Int32, into address: UnsafeMutableRawPointer, byteCount: UInt32,
@@ -192,6 +217,15 @@ public struct Ring: ~Copyable {
         return true
     }
 
+    /// The next entry begins when the one prepared last has ended, however it ends. Both have to be
+    /// handed over at once: `makeRoom` first.
+    public mutating func linkLast() {
+        let last = ring.pointee.sq.sqe_tail &- 1
+        precondition(io_uring_sq_ready(ring) > 0, "there is no entry to link")
+        let index = Int(last & ring.pointee.sq.ring_mask)
+        ring.pointee.sq.sqes[index].flags |= 1 << 3  // IOSQE_IO_HARDLINK
+    }
+
     /// Hands over what was prepared and waits for so many completions.
     public mutating func submit(waitFor count: UInt32) {
         while true {
@@ -231,13 +265,15 @@ public struct Ring: ~Copyable {
 // MARK: - Driver commands
 
 extension Ring {
-    /// A command for the driver behind `descriptor`, with 16 bytes of payload: `low` first.
+    /// A command for the driver behind `descriptor`, with 16 bytes of payload: `low` first. Some
+    /// drivers also look at the entry's own `address`.
     ///
     /// It is not a registered file: such a command may wait for long, and before Linux 6.13 a
     /// registered file that was taken out of the table, whichever it is, stays open as long as any
     /// request waits that was sent earlier with a registered file.
     public mutating func prepareCommand(
-        descriptor: Int32, operation: UInt32, low: UInt64, high: UInt64, userData: UInt64
+        descriptor: Int32, operation: UInt32, low: UInt64, high: UInt64, address: UInt64 = 0,
+        userData: UInt64
     ) -> Bool {
         guard let sqe = io_uring_get_sqe(ring) else { return false }
         let bytes = UnsafeMutableRawPointer(sqe)
@@ -245,6 +281,7 @@ extension Ring {
         sqe.pointee.opcode = UInt8(IORING_OP_URING_CMD.rawValue)
         sqe.pointee.fd = descriptor
         sqe.pointee.cmd_op = operation
+        sqe.pointee.addr = address
         sqe.pointee.user_data = userData
         bytes.storeBytes(of: low, toByteOffset: 48, as: UInt64.self)
         bytes.storeBytes(of: high, toByteOffset: 56, as: UInt64.self)

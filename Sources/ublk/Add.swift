@@ -27,17 +27,18 @@ struct DeviceOptions: ParsableArguments {
     var requestBytesMax: UInt32 = 524288
 
     @Flag(
-        name: [.customShort("u"), .customLong("usercopy")], help: "Move data by pread and pwrite.")
-    var userCopy = false
+        name: [.customLong("buffered_io"), .customLong("buffered-io")],
+        help: "loop: through the page cache, not past it.")
+    var buffered = false
 
-    @Option(name: [.customShort("r"), .customLong("user_recovery")], help: "0 or 1.")
-    var recovery = 0
+    @OptionGroup(title: "Data mode (the best this kernel has, if none is named)")
+    var data: DataOptions
 
-    @Option(name: [.customShort("i"), .customLong("user_recovery_reissue")], help: "0 or 1.")
-    var reissue = 0
+    @OptionGroup(title: "Threads")
+    var threads: ThreadOptions
 
-    @Option(name: [.customShort("e"), .customLong("user_recovery_fail_io")], help: "0 or 1.")
-    var failIO = 0
+    @OptionGroup(title: "What happens when the server dies")
+    var recovery: RecoveryOptions
 
     @OptionGroup(title: "Volatile: a disk for tests, which loses what was not flushed")
     var volatile: VolatileOptions
@@ -73,7 +74,10 @@ struct DeviceOptions: ParsableArguments {
                 "Unknown target type '\(type)'; null, loop and volatile are there.")
         }
         if type != "null", path == nil { throw ValidationError("\(type) needs a file: -f FILE.") }
-        if type == "volatile", features.contains(.userRecovery) {
+        if type == "volatile", let mode = data.mode, mode != .copy, mode != .userCopy {
+            throw ValidationError("A volatile disk has to see its data: --copy or -u.")
+        }
+        if type == "volatile", recovery.features.contains(.userRecovery) {
             throw ValidationError("A volatile disk cannot be recovered: its memory is gone.")
         }
         guard (1...4096).contains(depth) else { throw ValidationError("Depth is 1 to 4096.") }
@@ -83,24 +87,15 @@ struct DeviceOptions: ParsableArguments {
         else { throw ValidationError("The longest request is 4096 bytes to 32 MiB, in pages.") }
     }
 
-    var features: Features {
-        var features: Features = [.commandIoctlEncode]
-        if userCopy { features.insert(.userCopy) }
-        if recovery == 1 { features.insert(.userRecovery) }
-        if reissue == 1 { features.formUnion([.userRecovery, .userRecoveryReissue]) }
-        if failIO == 1 { features.formUnion([.userRecovery, .userRecoveryFailIO]) }
-        return features
-    }
-
     /// The command line for a server process of this device.
     func arguments() -> [String] {
         var words = ["ublk", "add", "--foreground", "--ready-fd", "\(CSPAWN_READY_DESCRIPTOR)"]
         words += ["-t", type, "-q", "\(queues)", "-d", "\(depth)"]
         if number >= 0 { words += ["-n", "\(number)"] }
-        words += ["-r", "\(recovery)", "-i", "\(reissue)", "-e", "\(failIO)"]
         words += ["--max_io_buf_bytes", "\(requestBytesMax)"]
         if let path { words += ["-f", absolute(path)] }
-        if userCopy { words.append("-u") }
+        words += data.arguments() + threads.arguments() + recovery.arguments()
+        if buffered { words.append("--buffered_io") }
         if type == "volatile" { words += volatile.arguments() }
         if recovers { words.append("--recovers") }
         return words
@@ -110,45 +105,6 @@ struct DeviceOptions: ParsableArguments {
         guard let full = realpath(path, nil) else { return path }
         defer { free(full) }
         return String(cString: full)
-    }
-}
-
-/// How a volatile disk behaves.
-struct VolatileOptions: ParsableArguments {
-    @Option(help: "Decides what reaches the file without being flushed.")
-    var seed: UInt64 = 0
-
-    @Option(
-        help: "Of a hundred writes, how many are followed by writing back random sectors, 0 to 100."
-    )
-    var writeBack = 5
-
-    @Option(help: "MiB kept in memory, 1 to 1024; beyond, the oldest sectors are written back.")
-    var memory = 64
-
-    @Option(help: "Answer every so many FLUSHes without doing them, to see a loss; 0: none.")
-    var lieAboutFlush: UInt64 = 0
-
-    mutating func validate() throws {
-        guard (0...100).contains(writeBack) else {
-            throw ValidationError("Writing back is 0 to 100 of a hundred.")
-        }
-        guard (1...1024).contains(memory) else {
-            throw ValidationError("A volatile disk's memory is 1 to 1024 MiB.")
-        }
-    }
-
-    var behaviour: VolatileTarget.Behaviour {
-        VolatileTarget.Behaviour(
-            seed: seed, writeBackPercent: writeBack, sectorLimit: memory << 11,
-            lieInterval: lieAboutFlush)
-    }
-
-    func arguments() -> [String] {
-        [
-            "--seed", "\(seed)", "--write-back", "\(writeBack)", "--memory", "\(memory)",
-            "--lie-about-flush", "\(lieAboutFlush)",
-        ]
     }
 }
 

@@ -53,6 +53,16 @@ import Ublk
         #expect(bytes[40...].allSatisfy { $0 == 0 })
     }
 
+    /// A mask, at offset 108.
+    @Test func theAlignmentOfMemoryIsAMask() {
+        var parameters = DeviceParameters(sectorCount: 8, maxSectors: 8)
+        parameters.memoryAlignmentBytes = 512
+        let bytes = Self.bytes(parameters)
+        #expect(Array(bytes[4..<8]) == [1 | 1 << 4, 0, 0, 0])
+        #expect(Array(bytes[108..<112]) == [0xff, 1, 0, 0])
+        #expect(bytes[40..<108].allSatisfy { $0 == 0 } && bytes[112...].allSatisfy { $0 == 0 })
+    }
+
     @Test func noBlockOrHintIsSmallerThanTheLogicalBlock() {
         var parameters = DeviceParameters(sectorCount: 8, maxSectors: 8)
         parameters.logicalBlockBytes = 4096

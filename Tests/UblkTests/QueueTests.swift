@@ -143,7 +143,7 @@ private final class FakeQueueDevice {
         #expect(queue.isDrained)
         for tag in UInt16(0)..<4 {
             let isQueued = queue.prepareFetch(
-                &ring, tag: tag, address: 4096, userData: UInt64(tag))
+                &ring, tag: tag, data: .memory(4096), userData: UInt64(tag))
             #expect(isQueued)
         }
         #expect(queue.fetching == 4 && queue.serving == 0 && !queue.isDrained)
@@ -151,11 +151,24 @@ private final class FakeQueueDevice {
         #expect(queue.completed(result: 0) == .request)
         #expect(queue.fetching == 2 && queue.serving == 2)
         let isQueued = queue.prepareCommit(
-            &ring, tag: 0, result: 4096, address: 4096, userData: 0)
+            &ring, tag: 0, result: 4096, data: .memory(4096), userData: 0)
         #expect(isQueued && queue.fetching == 3 && queue.serving == 1)
         for _ in 0..<3 { #expect(queue.completed(result: -ENODEV) == .aborted) }
         #expect(queue.fetching == 0 && !queue.isDrained)
-        _ = queue.prepareCommit(&ring, tag: 1, result: -EIO, address: 4096, userData: 1)
+        _ = queue.prepareCommit(&ring, tag: 1, result: -EIO, data: .memory(4096), userData: 1)
+        #expect(queue.completed(result: -ENODEV) == .aborted)
+        #expect(queue.isDrained)
+    }
+
+    @Test func aCommandThatIsNotTakenIsNoEndOfTheDevice() throws {
+        let device = try FakeQueueDevice(queueCount: 1)
+        var queue = try Queue(descriptor: device.descriptor, file: 0, number: 0, depth: 4)
+        defer { queue.unmap() }
+        var ring = try Ring(entries: 8, completions: 16)
+        for tag in UInt16(0)..<2 {
+            _ = queue.prepareFetch(&ring, tag: tag, data: .none, userData: 0)
+        }
+        #expect(queue.completed(result: -EINVAL) == .refused(EINVAL))
         #expect(queue.completed(result: -ENODEV) == .aborted)
         #expect(queue.isDrained)
     }
@@ -165,12 +178,12 @@ private final class FakeQueueDevice {
         var queue = try Queue(descriptor: device.descriptor, file: 0, number: 0, depth: 4)
         defer { queue.unmap() }
         var ring = try Ring(entries: 1, completions: 2)
-        _ = queue.prepareFetch(&ring, tag: 0, address: 4096, userData: 0)
-        let isFetchQueued = queue.prepareFetch(&ring, tag: 1, address: 4096, userData: 1)
+        _ = queue.prepareFetch(&ring, tag: 0, data: .memory(4096), userData: 0)
+        let isFetchQueued = queue.prepareFetch(&ring, tag: 1, data: .memory(4096), userData: 1)
         #expect(!isFetchQueued && queue.fetching == 1)
         _ = queue.completed(result: 0)
         let isCommitQueued = queue.prepareCommit(
-            &ring, tag: 0, result: 0, address: 4096, userData: 0)
+            &ring, tag: 0, result: 0, data: .memory(4096), userData: 0)
         #expect(!isCommitQueued && queue.fetching == 0 && queue.serving == 1)
     }
 
@@ -184,7 +197,7 @@ private final class FakeQueueDevice {
             let device = try FakeQueueDevice(queueCount: 1)
             var queue = try Queue(descriptor: device.descriptor, file: 0, number: 0, depth: 4)
             var ring = try Ring(entries: 8, completions: 16)
-            _ = queue.prepareCommit(&ring, tag: 0, result: 0, address: 0, userData: 0)
+            _ = queue.prepareCommit(&ring, tag: 0, result: 0, data: .none, userData: 0)
         }
     }
 }
@@ -198,7 +211,8 @@ private final class FakeQueueDevice {
             var ring = try Ring(entries: 8, completions: 16)
             let entries = try SubmissionEntries()
             _ = queue.prepareFetch(
-                &ring, tag: 63, address: 0x1234_5678_9abc_d000, userData: 0xfeed_0000_0000_0001)
+                &ring, tag: 63, data: .memory(0x1234_5678_9abc_d000),
+                userData: 0xfeed_0000_0000_0001)
             let entry = entries[0]
             #expect(entry.opcode == 46)  // IORING_OP_URING_CMD
             #expect(entry.flags == 0 && entry.descriptor == device.descriptor)
@@ -206,6 +220,52 @@ private final class FakeQueueDevice {
             #expect(entry.userData == 0xfeed_0000_0000_0001)
             // q_id, tag, result, addr
             #expect(entry.payload == [5 | 63 << 16, 0x1234_5678_9abc_d000])
+            #expect(entry.address == 0)
+        }
+    }
+
+    /// The driver finds the place in the entry, and the flag beside it; the payload has no address.
+    @Test func automaticRegistrationNamesAPlace() async {
+        await #expect(processExitsWith: .success) {
+            let device = try FakeQueueDevice(queueCount: 1)
+            var queue = try Queue(descriptor: device.descriptor, file: 0, number: 0, depth: 64)
+            var ring = try Ring(entries: 8, completions: 16)
+            let entries = try SubmissionEntries()
+            _ = queue.prepareFetch(
+                &ring, tag: 1, data: .place(4095, fallsBack: false), userData: 0)
+            _ = queue.completed(result: 0)
+            _ = queue.prepareCommit(
+                &ring, tag: 1, result: 512, data: .place(7, fallsBack: true), userData: 0)
+            #expect(entries[0].payload == [1 << 16, 0] && entries[0].address == 4095)
+            #expect(entries[1].payload == [1 << 16 | 512 << 32, 0])
+            #expect(entries[1].address == 7 | 1 << 16)
+        }
+    }
+
+    /// Registered, used and taken out again, each when the one before has ended.
+    @Test func aRegistrationIsTheKernelsCommand() async {
+        await #expect(processExitsWith: .success) {
+            let device = try FakeQueueDevice(queueCount: 4)
+            let queue = try Queue(descriptor: device.descriptor, file: 0, number: 3, depth: 64)
+            var ring = try Ring(entries: 8, completions: 16)
+            let entries = try SubmissionEntries()
+            _ = queue.prepareRegister(&ring, tag: 9, place: 200, userData: 5)
+            ring.linkLast()
+            _ = ring.prepareWrite(
+                file: 1, place: 200, start: 4096, byteCount: 512, offset: 1 << 40,
+                isDurable: true, userData: 6)
+            ring.linkLast()
+            _ = queue.prepareUnregister(&ring, tag: 9, place: 200, userData: 7)
+            #expect(entries[0].commandOperation == 0xc010_7523)
+            #expect(entries[2].commandOperation == 0xc010_7524)
+            for command in [entries[0], entries[2]] {
+                #expect(command.opcode == 46 && command.payload == [3 | 9 << 16, 200])
+            }
+            #expect(entries[0].flags == 1 << 3 && entries[2].flags == 0)
+            #expect(entries[1].opcode == 5)  // IORING_OP_WRITE_FIXED
+            #expect(entries[1].flags == 1 | 1 << 3 && entries[1].descriptor == 1)
+            #expect(entries[1].address == 4096 && entries[1].bufferPlace == 200)
+            #expect((0..<3).map { entries[$0].userData } == [5, 6, 7])
         }
     }
 
@@ -216,11 +276,12 @@ private final class FakeQueueDevice {
             var ring = try Ring(entries: 8, completions: 16)
             let entries = try SubmissionEntries()
             for tag in UInt16(0)..<2 {
-                _ = queue.prepareFetch(&ring, tag: tag, address: 0, userData: 1)
+                _ = queue.prepareFetch(&ring, tag: tag, data: .none, userData: 1)
                 _ = queue.completed(result: 0)
             }
-            _ = queue.prepareCommit(&ring, tag: 1, result: 524_288, address: 4096, userData: 2)
-            _ = queue.prepareCommit(&ring, tag: 0, result: -EIO, address: 0, userData: 3)
+            _ = queue.prepareCommit(
+                &ring, tag: 1, result: 524_288, data: .memory(4096), userData: 2)
+            _ = queue.prepareCommit(&ring, tag: 0, result: -EIO, data: .none, userData: 3)
             #expect(entries[2].opcode == 46 && entries[2].commandOperation == 0xc010_7521)
             #expect(entries[2].payload == [1 << 16 | 524_288 << 32, 4096])
             #expect(entries[2].userData == 2)
@@ -244,29 +305,33 @@ private final class FakeQueueDevice {
         }
     }
 
-    /// A driver that takes no command at all: every tag comes back, and the server ends.
-    @Test func aServerEndsWhenEveryTagCameBack() async throws {
+    /// A driver that takes no command at all: that is told before anybody waits for the device.
+    @Test func aServerWhoseFetchesAreRefusedSaysSo() throws {
         let device = try FakeQueueDevice(queueCount: 1)
-        let info = DeviceInfo(
-            id: 0, queueCount: 1, queueDepth: 32, requestBytesMax: 4096, features: [])
-        var server = try QueueServer(
-            backend: NullTarget(maxSectors: 8), deviceDescriptor: device.descriptor, number: 0,
-            info: info)
-        server.fetchAll()
+        var server = try server(device, depth: 32, [])
+        #expect(throws: UblkError("fetching the tags of queue 0", errno: EOPNOTSUPP)) {
+            try server.fetchAll()
+        }
         server.serve()
     }
+}
+
+private func server(
+    _ device: FakeQueueDevice, depth: UInt16, _ features: Features
+) throws(UblkError) -> TagServer<NullTarget> {
+    let info = DeviceInfo(
+        id: 0, queueCount: 1, queueDepth: depth, requestBytesMax: 65536, features: features)
+    return try TagServer(
+        backend: NullTarget(maxSectors: 128), deviceDescriptor: device.descriptor, info: info,
+        shares: [TagShare(queue: 0, tags: Array(0..<depth))])
 }
 
 /// The buffers that a server of one queue of 16 tags gives to its device.
 private func fetchedAddresses(_ features: Features) throws -> [UInt64] {
     let device = try FakeQueueDevice(queueCount: 1)
-    let info = DeviceInfo(
-        id: 0, queueCount: 1, queueDepth: 16, requestBytesMax: 65536, features: features)
-    var server = try QueueServer(
-        backend: NullTarget(maxSectors: 128), deviceDescriptor: device.descriptor, number: 0,
-        info: info)
+    var server = try server(device, depth: 16, features)
     let entries = try SubmissionEntries()
-    server.fetchAll()
+    try? server.fetchAll()
     let fetches = (0..<16).map { entries[$0] }
     #expect(fetches.allSatisfy { $0.commandOperation == 0xc010_7520 })
     #expect(fetches.map { UInt16(truncatingIfNeeded: $0.payload[0] >> 16) } == Array(0..<16))

@@ -22,6 +22,9 @@ struct SubmissionEntries {
         var flags: UInt8 { base.load(fromByteOffset: 1, as: UInt8.self) }
         var descriptor: Int32 { base.load(fromByteOffset: 4, as: Int32.self) }
         var commandOperation: UInt32 { base.load(fromByteOffset: 8, as: UInt32.self) }
+        var address: UInt64 { base.load(fromByteOffset: 16, as: UInt64.self) }
+        /// The place in the buffer table.
+        var bufferPlace: UInt16 { base.load(fromByteOffset: 40, as: UInt16.self) }
         var userData: UInt64 { base.load(fromByteOffset: 32, as: UInt64.self) }
         /// 16 bytes for the driver.
         var payload: [UInt64] {

@@ -22,6 +22,12 @@ struct ucas_block_limits {
     uint32_t is_rotational;
 };
 int ucas_block_limits(int fd, struct ucas_block_limits *limits);
+// What direct I/O on an open file has to be aligned to, in bytes; 0 where the kernel does not know.
+struct ucas_direct_io_alignment {
+    uint32_t memory_bytes;
+    uint32_t offset_bytes;
+};
+int ucas_direct_io_alignment(int fd, struct ucas_direct_io_alignment *alignment);
 // BLKDISCARD: `offset` and `length` in bytes.
 int ucas_block_discard(int fd, uint64_t offset, uint64_t length);
 
@@ -33,6 +39,10 @@ int ucas_event_create(void);
 
 // Binds the calling thread to one CPU.
 int ucas_pin_thread(uint32_t cpu);
+// Binds a thread (0: the calling one) to these CPUs.
+int ucas_run_on(int thread, const uint32_t *cpus, uint32_t count);
+// The kernel's number of the calling thread.
+int ucas_thread_id(void);
 // Names the calling thread: at most 15 bytes.
 int ucas_name_thread(const char *name);
 // Writes the numbers of the CPUs this process may use; returns how many there are.

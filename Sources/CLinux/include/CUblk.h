@@ -65,14 +65,23 @@ struct ucas_ublk_discard {
 };
 _Static_assert(sizeof(struct ucas_ublk_discard) == 20, "ublk_param_discard");
 
-// The part of struct ublk_params that a server of plain block devices sets.
+struct ucas_ublk_dma_align {
+    uint32_t mask;
+    uint8_t reserved[4];
+};
+_Static_assert(sizeof(struct ucas_ublk_dma_align) == 8, "ublk_param_dma_align");
+
+// The parts of struct ublk_params that a server of plain block devices sets.
 struct ucas_ublk_parameters {
     uint32_t length;
     uint32_t types;
     struct ucas_ublk_basic basic;
     struct ucas_ublk_discard discard;
-    uint8_t rest[152 - 60];
+    uint8_t device_numbers_and_zones[108 - 60];
+    struct ucas_ublk_dma_align dma_align;
+    uint8_t rest[152 - 116];
 };
+_Static_assert(__builtin_offsetof(struct ucas_ublk_parameters, dma_align) == 108, "ublk_params");
 _Static_assert(sizeof(struct ucas_ublk_parameters) == 152, "ublk_params");
 
 struct ucas_ublk_descriptor {
