@@ -94,13 +94,17 @@ int ucas_thread_id(void) { return (int)syscall(SYS_gettid); }
 
 int ucas_name_thread(const char *name) { return -pthread_setname_np(pthread_self(), name); }
 
-int ucas_allowed_cpus(uint32_t *cpus, uint32_t capacity) {
+int ucas_cpus_of(int thread, uint32_t *cpus, uint32_t capacity) {
     cpu_set_t set;
     uint32_t count = 0;
-    if (sched_getaffinity(0, sizeof set, &set) < 0) return -errno;
+    if (sched_getaffinity(thread, sizeof set, &set) < 0) return -errno;
     for (uint32_t cpu = 0; cpu < CPU_SETSIZE && count < capacity; cpu++)
         if (CPU_ISSET(cpu, &set)) cpus[count++] = cpu;
     return (int)count;
+}
+
+int ucas_allowed_cpus(uint32_t *cpus, uint32_t capacity) {
+    return ucas_cpus_of(0, cpus, capacity);
 }
 
 int ucas_raise_file_limit(void) {

@@ -175,8 +175,8 @@ extension ControlDevice {
     }
 
     /// Removes /dev/ublkb*N*; waits for its requests, which have to be served meanwhile.
-    public func stop(device: UInt32) throws(UblkError) {
-        try run(.stop, "stopping ublk device \(device)", device: device, seconds: 60)
+    public func stop(device: UInt32, seconds: Int = 60) throws(UblkError) {
+        try run(.stop, "stopping ublk device \(device)", device: device, seconds: seconds)
     }
 
     /// Stops the device only if nobody has it open (kernel 7.0).
@@ -185,10 +185,12 @@ extension ControlDevice {
     }
 
     /// Forgets the device. Waits until nobody holds /dev/ublkc*N* any more.
-    public func delete(device: UInt32, async: Bool = false) throws(UblkError) {
+    public func delete(
+        device: UInt32, async: Bool = false, seconds: Int = 60
+    ) throws(UblkError) {
         try run(
             async ? .deleteAsync : .delete, "deleting ublk device \(device)", device: device,
-            seconds: 60)
+            seconds: seconds)
     }
 
     public func info(device: UInt32) throws(UblkError) -> DeviceInfo {

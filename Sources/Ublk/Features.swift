@@ -26,7 +26,7 @@ public struct Features: OptionSet, Sendable {
     public static let descriptorSize = Features(rawValue: 1 << 20)
 
     /// The kernel's names, in the order of the bits.
-    public static let names = [
+    private static let allNames = [
         "SUPPORT_ZERO_COPY", "URING_CMD_COMP_IN_TASK", "NEED_GET_DATA", "USER_RECOVERY",
         "USER_RECOVERY_REISSUE", "UNPRIVILEGED_DEV", "CMD_IOCTL_ENCODE", "USER_COPY", "ZONED",
         "USER_RECOVERY_FAIL_IO", "UPDATE_SIZE", "AUTO_BUF_REG", "QUIESCE", "PER_IO_DAEMON",
@@ -34,14 +34,16 @@ public struct Features: OptionSet, Sendable {
         "SHMEM_ZC", "IO_DESC_SIZE",
     ]
 
-    /// The names of all that are set, for a sentence.
-    public var text: String {
+    /// The kernel's names of all that are set.
+    public var names: [String] {
         (0..<64).filter { rawValue & 1 << UInt64($0) != 0 }.map { Self.name(bit: $0) }
-            .joined(separator: ", ")
     }
+
+    /// The same, for a sentence.
+    public var text: String { names.joined(separator: ", ") }
 
     /// The name of bit `bit`.
     public static func name(bit: Int) -> String {
-        bit < names.count ? names[bit] : "unknown"
+        bit < allNames.count ? allNames[bit] : "unknown"
     }
 }

@@ -87,17 +87,15 @@ struct DeviceOptions: ParsableArguments {
         else { throw ValidationError("The longest request is 4096 bytes to 32 MiB, in pages.") }
     }
 
-    /// The command line for a server process of this device.
+    /// The words after `ublk add` that make the same device.
     func arguments() -> [String] {
-        var words = ["ublk", "add", "--foreground", "--ready-fd", "\(CSPAWN_READY_DESCRIPTOR)"]
-        words += ["-t", type, "-q", "\(queues)", "-d", "\(depth)"]
+        var words = ["-t", type, "-q", "\(queues)", "-d", "\(depth)"]
         if number >= 0 { words += ["-n", "\(number)"] }
         words += ["--max_io_buf_bytes", "\(requestBytesMax)"]
         if let path { words += ["-f", absolute(path)] }
         words += data.arguments() + threads.arguments() + recovery.arguments()
         if buffered { words.append("--buffered_io") }
         if type == "volatile" { words += volatile.arguments() }
-        if recovers { words.append("--recovers") }
         return words
     }
 
@@ -118,7 +116,8 @@ struct Add: ParsableCommand {
         if options.foreground {
             try ServerProcess(options).run()
         } else {
-            try printDevice(try openControl(), try startServer(options))
+            let id = try startServer(options)
+            print(try ListedDevice(try openControl(), id).text(withQueues: false))
         }
     }
 }
@@ -129,7 +128,9 @@ func startServer(_ options: DeviceOptions) throws -> UInt32 {
     var ends: [Int32] = [-1, -1]
     guard cspawn_pipe(&ends) == 0 else { throw Failure("making a pipe failed") }
     var server: pid_t = 0
-    let argv = options.arguments().map { strdup($0) } + [nil]
+    var words = ["ublk", "add", "--foreground", "--ready-fd", "\(CSPAWN_READY_DESCRIPTOR)"]
+    words += options.arguments() + (options.recovers ? ["--recovers"] : [])
+    let argv = words.map { strdup($0) } + [nil]
     defer { argv.forEach { free($0) } }
     let code = cspawn_server(&server, "/proc/self/exe", argv, environ, -1, ends[1])
     close(ends[1])

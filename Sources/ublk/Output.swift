@@ -6,34 +6,6 @@ func complain(_ text: String) {
     _ = write(2, bytes, bytes.count)
 }
 
-/// The two lines that test suites take apart: `state` is the 11th word, `pid` the 7th of the
-/// second, and neither word occurs elsewhere.
-func listLines(_ info: DeviceInfo, blockBytes: UInt32, sectorCount: UInt64) -> String {
-    let flags = String(info.features.rawValue, radix: 16)
-    return """
-        dev id \(info.id): nr_hw_queues \(info.queueCount) queue_depth \(info.queueDepth) \
-        block size \(blockBytes) dev_capacity \(sectorCount)
-        \tmax rq size \(info.requestBytesMax) daemon pid \(info.serverPID) flags 0x\(flags) \
-        state \(stateName(info.state))
-        """
-}
-
-private func stateName(_ state: DeviceInfo.State) -> String {
-    switch state {
-    case .dead: "DEAD"
-    case .live: "LIVE"
-    case .quiesced: "QUIESCED"
-    case .failIO: "FAIL_IO"
-    }
-}
-
-/// Prints a device as the kernel knows it now.
-func printDevice(_ control: ControlDevice, _ id: UInt32) throws {
-    let info = try control.info(device: id)
-    let basic = try control.basicParameters(device: id)
-    print(listLines(info, blockBytes: basic.blockBytes, sectorCount: basic.sectorCount))
-}
-
 /// The ids of all ublk devices, by the control nodes that are there.
 func deviceIDs() -> [UInt32] {
     guard let directory = opendir("/dev") else { return [] }

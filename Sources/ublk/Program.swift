@@ -5,7 +5,10 @@ import ArgumentParser
 struct Program: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "ublk", abstract: "Makes, lists and deletes userspace block devices.",
-        subcommands: [Add.self, Delete.self, List.self, ShowFeatures.self, Recover.self])
+        subcommands: [
+            Add.self, Delete.self, List.self, ShowFeatures.self, Recover.self, Stop.self,
+            Quiesce.self, UpdateSize.self, SetAffinity.self,
+        ])
 
     /// Like ArgumentParser's, but every failure is exit code 1.
     static func main() {

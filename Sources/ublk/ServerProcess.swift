@@ -10,6 +10,8 @@ struct ServerProcess {
 
     func run() throws {
         signal(SIGPIPE, SIG_IGN)
+        // It was started as /proc/self/exe, and would be called so.
+        _ = ucas_name_thread("ublk")
         do {
             let control = try openControl()
             let refusals = ServerHygiene.apply()
@@ -33,19 +35,37 @@ struct ServerProcess {
     }
 
     private func serve(_ control: ControlDevice, _ backend: some Target) throws {
-        let server =
-            options.recovers
-            ? try DeviceServer(
-                control: control, backend: backend, recovering: UInt32(options.number),
-                plan: options.threads.plan)
-            : try DeviceServer(
-                control: control, backend: backend, wish: try wish(control, backend),
-                plan: options.threads.plan)
-        RunFile.write(server.info.id, options.arguments())
-        report("ok \(server.info.id)")
-        if options.readyFd == nil { try printDevice(control, server.info.id) }
+        let server = try start(control, backend)
+        try announce(server, control)
         server.waitUntilStopped()
-        RunFile.remove(server.info.id)
+        // One that waits for its next server is still to be known.
+        let id = server.info.id
+        let state = try? control.info(device: id).state
+        if state == nil || state == .dead { DeviceRecord.remove(id) }
+    }
+
+    private func start(
+        _ control: ControlDevice, _ backend: some Target
+    ) throws -> DeviceServer {
+        let plan = options.threads.plan
+        guard !options.recovers else {
+            return try DeviceServer(
+                control: control, backend: backend, recovering: UInt32(options.number), plan: plan)
+        }
+        return try DeviceServer(
+            control: control, backend: backend, wish: try wish(control, backend), plan: plan)
+    }
+
+    private func announce(_ server: DeviceServer, _ control: ControlDevice) throws {
+        let id = server.info.id
+        let record = DeviceRecord(
+            server: getpid(), arguments: options.arguments(),
+            threads: server.threads.map { DeviceRecord.Thread(id: $0.id, queues: $0.queues) })
+        let failure = record.write(id)
+        report("ok \(id)")
+        guard options.readyFd == nil else { return }
+        if let failure { complain(failure) }
+        print(try ListedDevice(control, id).text(withQueues: false))
     }
 
     private func wish(_ control: ControlDevice, _ backend: some Target) throws -> DeviceInfo {
@@ -53,6 +73,8 @@ struct ServerProcess {
         let mode = options.data.mode ?? .best(kernel: kernel, seesData: backend.seesData)
         var wanted = options.recovery.features.union(mode.features)
         wanted.insert(.commandIoctlEncode)
+        // Costs nothing, and lets the server be replaced in peace.
+        if wanted.contains(.userRecovery) { wanted.formUnion(kernel.intersection(.quiesce)) }
         let missing = wanted.subtracting(kernel)
         guard missing.isEmpty else {
             throw Failure(

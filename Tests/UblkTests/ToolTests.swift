@@ -125,6 +125,35 @@ private struct ToolRun {
         #expect(try ToolRun("del", "-n", "3", "-a").isRefusal("Either -n ID or -a."))
     }
 
+    @Test func oneDataModeAtATime() throws {
+        for modes in [
+            ["--copy", "-u"], ["-u", "-z"], ["--copy", "--auto_zc"], ["-u", "--auto_zc"],
+        ] {
+            let run = try ToolRun(words: ["add", "-t", "null"] + modes)
+            #expect(run.isRefusal("One data mode at a time"), "\(run)")
+        }
+        let volatile = try ToolRun("add", "-t", "volatile", "-f", "/dev/null", "-z")
+        #expect(volatile.isRefusal("A volatile disk has to see its data: --copy or -u."))
+    }
+
+    @Test func recoveryIsOneOfThree() throws {
+        let null = ["add", "-t", "null"]
+        #expect(try ToolRun(words: null + ["-r", "2"]).isRefusal("-r, -i and -e are 0 or 1."))
+        let both = try ToolRun(words: null + ["-r", "1", "-i", "1", "-e", "1"])
+        #expect(both.isRefusal("Requests are sent again (-i 1) or fail (-e 1), not both."))
+    }
+
+    @Test func thereIsAtLeastOneThread() throws {
+        let run = try ToolRun("add", "-t", "null", "--nthreads", "0")
+        #expect(run.isRefusal("At least one thread."), "\(run)")
+    }
+
+    @Test func waitingHasLimits() throws {
+        #expect(try ToolRun("del", "-a", "--patience", "0").isRefusal("Patience is 1 to 3600"))
+        let quiesce = try ToolRun("quiesce", "-n", "0", "--timeout", "26")
+        #expect(quiesce.isRefusal("The timeout is 1 to 25 seconds."), "\(quiesce)")
+    }
+
     @Test func aRecoveryNeedsItsDevice() throws {
         #expect(try ToolRun("recover").isRefusal("-n"))
     }
@@ -137,13 +166,17 @@ private struct ToolRun {
     @Test func helpNamesTheCommandsAndIsNoFailure() throws {
         let run = try ToolRun("--help")
         #expect(run.code == 0 && run.complaint.isEmpty)
-        for command in ["add", "del", "list", "features", "recover"] {
-            #expect(run.output.contains("  \(command) "))
+        for command in [
+            "add", "del", "list", "features", "recover", "stop", "quiesce", "update_size",
+            "set_affinity",
+        ] {
+            #expect(run.output.contains("  \(command)"), "\(command)")
         }
         let add = try ToolRun("add", "--help")
         #expect(add.code == 0)
         for option in [
             "-t,", "-n,", "-q,", "-d,", "-f,", "-u,", "-r,", "-i,", "-e,", "--max_io_buf_bytes",
+            "--copy", "-z,", "--auto_zc", "--nthreads", "--per_io_tasks", "--buffered_io",
             "--foreground", "--seed", "--write-back", "--memory", "--lie-about-flush",
         ] {
             #expect(add.output.contains(option), "\(option)")
@@ -155,7 +188,9 @@ private struct ToolRun {
         .enabled(if: access("/dev/ublk-control", F_OK) != 0, "there is ublk here"),
         arguments: [
             ["list"], ["features"], ["add", "-t", "null"], ["del", "-n", "0"], ["del", "-a"],
-            ["recover", "-n", "0"], ["add", "-t", "null", "--foreground"],
+            ["recover", "-n", "0"], ["stop", "-n", "0"], ["quiesce", "-n", "0"],
+            ["update_size", "-n", "0", "-s", "4096"], ["set_affinity", "-n", "0", "-q", "0"],
+            ["add", "-t", "null", "--foreground"],
         ])
     func withoutUblkEachCommandSaysWhatToDo(words: [String]) throws {
         let run = try ToolRun(words: words)

@@ -41,11 +41,13 @@ int ucas_event_create(void);
 int ucas_pin_thread(uint32_t cpu);
 // Binds a thread (0: the calling one) to these CPUs.
 int ucas_run_on(int thread, const uint32_t *cpus, uint32_t count);
+// Writes the numbers of the CPUs a thread may run on; returns how many there are.
+int ucas_cpus_of(int thread, uint32_t *cpus, uint32_t capacity);
 // The kernel's number of the calling thread.
 int ucas_thread_id(void);
 // Names the calling thread: at most 15 bytes.
 int ucas_name_thread(const char *name);
-// Writes the numbers of the CPUs this process may use; returns how many there are.
+// The same of the calling one.
 int ucas_allowed_cpus(uint32_t *cpus, uint32_t capacity);
 
 // Raises the limit of open files as far as this process may.
