@@ -105,6 +105,34 @@ import Uring
         }
     }
 
+    private static func rings() -> Int {
+        (0..<64).count { descriptor in
+            var target = [CChar](repeating: 0, count: 64)
+            let count = readlink("/proc/self/fd/\(descriptor)", &target, target.count)
+            let bytes = target.prefix(max(0, count)).map(UInt8.init(bitPattern:))
+            return String(decoding: bytes, as: UTF8.self).contains("[io_uring]")
+        }
+    }
+
+    /// The kernel's helper of a thread must not end between two commands; see `ControlRing`.
+    @Test func aThreadKeepsItsRingUntilItEnds() async {
+        await #expect(processExitsWith: .success) {
+            for _ in 0..<3 { _ = Self.run(0, 1) }
+            #expect(Self.rings() == 1)
+            var thread = pthread_t()
+            pthread_create(
+                &thread, nil,
+                { _ in
+                    for _ in 0..<3 { _ = CommandTests.run(0, 1) }
+                    // The first thread's and this one's.
+                    precondition(CommandTests.rings() == 2)
+                    return nil
+                }, nil)
+            pthread_join(thread, nil)
+            #expect(Self.rings() == 1)
+        }
+    }
+
     @Test func commandsOfSeveralThreadsDoNotMeet() async throws {
         await withTaskGroup(of: Bool.self) { group in
             for task in 1...4 {
