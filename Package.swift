@@ -93,12 +93,18 @@ let programs: [Target] = [
         ], swiftSettings: house),
 ]
 
+let examples: [Target] = [
+    .executableTarget(
+        name: "ramdisk", dependencies: ["Ublk"], path: "Examples/ramdisk", swiftSettings: house)
+]
+
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
     .testTarget(name: name, dependencies: dependencies, swiftSettings: house)
 }
 
 let package = Package(
     name: "ublk-cas",
+    products: [.library(name: "Ublk", targets: ["Ublk", "Uring"])],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
@@ -109,7 +115,7 @@ let package = Package(
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
         .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     ],
-    targets: dataPlane + controlPlane + programs + [
+    targets: dataPlane + controlPlane + programs + examples + [
         tests("UringTests", ["Uring", "CLinux"]),
         tests("UblkTests", ["Ublk", "CLinux", "ublk"]),
         tests("CacheFormatTests", ["CacheFormat", "CBytes"]),

@@ -23,8 +23,9 @@ int ucas_open_device(const char *path, int direct, int exclusive) {
     return result(open(path, flags));
 }
 
-int ucas_open_read_only(const char *path, int exclusive) {
-    return result(open(path, O_RDONLY | O_CLOEXEC | (exclusive ? O_EXCL : 0)));
+int ucas_open_read_only(const char *path, int direct, int exclusive) {
+    int flags = O_RDONLY | O_CLOEXEC | (direct ? O_DIRECT : 0) | (exclusive ? O_EXCL : 0);
+    return result(open(path, flags));
 }
 
 int64_t ucas_write_durably(int fd, const void *bytes, uint64_t count, uint64_t offset) {

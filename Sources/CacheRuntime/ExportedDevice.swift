@@ -296,7 +296,7 @@ extension ExportedDevice {
     /// Whether somebody has the device, or a partition of it, exclusively: every mount has, in
     /// whatever mount namespace.
     private var isClaimed: Bool {
-        let opened = ucas_open_read_only("/dev/\(name)", 1)
+        let opened = ucas_open_read_only("/dev/\(name)", 0, 1)
         if opened >= 0 { close(opened) }
         return opened == -EBUSY
     }

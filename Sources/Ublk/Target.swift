@@ -7,7 +7,7 @@ public protocol Target: Sendable {
     /// An open file the server reads and writes for `Step.read` and the like; nil if none is used.
     var descriptor: Int32? { get }
     func step(_ request: IODescriptor) -> Step
-    /// Whether `serve` is ever asked for: then the device cannot be one of the modes without copies.
+    /// Whether `serve` is ever asked for: then the data mode cannot be one without copies.
     var seesData: Bool { get }
     /// Does what `Step.inMemory` stands for: takes a write's data, or gives a read's. `data` is as
     /// long as the request. 0 or -errno.
@@ -49,6 +49,8 @@ public struct NullTarget: Target {
             granularityBytes: 4096, maxSectors: UInt32(clamping: sectorCount))
         self.parameters = parameters
     }
+
+    public init(parameters: DeviceParameters) { self.parameters = parameters }
 
     public func step(_ request: IODescriptor) -> Step {
         request.operation == nil ? .done(-95) : .done(0)  // EOPNOTSUPP

@@ -23,8 +23,31 @@ struct DeviceOptions: ParsableArguments {
         help: "loop, volatile: file or block device.")
     var file: String?
 
-    @Option(name: .customLong("max_io_buf_bytes"), help: "Longest request.")
-    var requestBytesMax: UInt32 = 524288
+    @Option(
+        name: [
+            .customLong("max_io_buf_bytes"), .customLong("max-io-buf-bytes"),
+            .customLong("io-buf-bytes"),
+        ], help: "Longest request.")
+    var longest = ByteCount(524288)
+
+    @Option(
+        name: [.customLong("logical_block_size"), .customLong("logical-block-size")],
+        help: "Bytes, 512 to 4096. Default: what the file asks for.")
+    var logicalBlockBytes: UInt32?
+
+    @Option(
+        name: [.customLong("physical_block_size"), .customLong("physical-block-size")],
+        help: "Bytes. Default: what the file tells.")
+    var physicalBlockBytes: UInt32?
+
+    @Flag(
+        name: [.customLong("read_only"), .customLong("read-only")], help: "Refuses to be written.")
+    var readOnly = false
+
+    @Flag(
+        name: [.customLong("no_auto_part_scan"), .customLong("no-auto-part-scan")],
+        help: "Do not look for partitions.")
+    var skipsPartitionScan = false
 
     @Flag(
         name: [.customLong("buffered_io"), .customLong("buffered-io")],
@@ -49,6 +72,17 @@ struct DeviceOptions: ParsableArguments {
     @Argument(help: "The file, as an alternative to -f.")
     var files: [String] = []
 
+    @Flag(help: "Print nothing when the device is there.")
+    var quiet = false
+
+    // Of kublk and rublk; here it is always so, or makes no difference.
+    @Flag(name: .customLong("no_ublk_fixed_fd"), help: .hidden)
+    var noFixedFd = false
+    @Flag(help: .hidden)
+    var mlock = false
+    @Option(name: .customLong("debug_mask"), help: .hidden)
+    var debugMask: String?
+
     @Option(help: .hidden)
     var readyFd: Int32?
 
@@ -56,17 +90,6 @@ struct DeviceOptions: ParsableArguments {
     var recovers = false
 
     var path: String? { file ?? files.first }
-
-    /// ArgumentParser would take the value of "-n -1" for an option.
-    static func joined(_ words: [String]) -> [String] {
-        words.reduce(into: []) { list, word in
-            if word == "-1", let last = list.last, last == "-n" || last == "--number" {
-                list[list.count - 1] = "--number=-1"
-            } else {
-                list.append(word)
-            }
-        }
-    }
 
     mutating func validate() throws {
         guard ["null", "loop", "volatile"].contains(type) else {
@@ -81,11 +104,21 @@ struct DeviceOptions: ParsableArguments {
             throw ValidationError("A volatile disk cannot be recovered: its memory is gone.")
         }
         guard (1...4096).contains(depth) else { throw ValidationError("Depth is 1 to 4096.") }
+        for size in [logicalBlockBytes, physicalBlockBytes].compactMap({ $0 }) {
+            guard size.nonzeroBitCount == 1, size >= 512 else {
+                throw ValidationError("A block size is a power of two from 512.")
+            }
+        }
+        guard logicalBlockBytes ?? 512 <= 4096 else {
+            throw ValidationError("The logical block size is 512 to 4096.")
+        }
         guard queues >= 1 else { throw ValidationError("At least one queue.") }
-        guard requestBytesMax >= 4096, requestBytesMax <= 32 << 20,
-            requestBytesMax.isMultiple(of: 4096)
+        guard longest.value >= 4096, longest.value <= 32 << 20,
+            longest.value.isMultiple(of: 4096)
         else { throw ValidationError("The longest request is 4096 bytes to 32 MiB, in pages.") }
     }
+
+    var requestBytesMax: UInt32 { UInt32(longest.value) }
 
     /// The words after `ublk add` that make the same device.
     func arguments() -> [String] {
@@ -95,6 +128,10 @@ struct DeviceOptions: ParsableArguments {
         if let path { words += ["-f", absolute(path)] }
         words += data.arguments() + threads.arguments() + recovery.arguments()
         if buffered { words.append("--buffered_io") }
+        if readOnly { words.append("--read_only") }
+        if skipsPartitionScan { words.append("--no_auto_part_scan") }
+        if let logicalBlockBytes { words += ["--logical_block_size", "\(logicalBlockBytes)"] }
+        if let physicalBlockBytes { words += ["--physical_block_size", "\(physicalBlockBytes)"] }
         if type == "volatile" { words += volatile.arguments() }
         return words
     }
@@ -117,6 +154,7 @@ struct Add: ParsableCommand {
             try ServerProcess(options).run()
         } else {
             let id = try startServer(options)
+            guard !options.quiet else { return }
             print(try ListedDevice(try openControl(), id).text(withQueues: false))
         }
     }

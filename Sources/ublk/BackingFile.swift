@@ -8,15 +8,19 @@ struct BackingFile {
     let isBlockDevice: Bool
     let parameters: DeviceParameters
 
-    /// Opens it for reading and writing; a block device exclusively.
-    init(_ path: String, requestBytesMax: UInt32, isDirect: Bool) throws {
+    /// Opens it, a block device exclusively.
+    init(_ path: String, requestBytesMax: UInt32, isDirect: Bool, isReadOnly: Bool) throws {
         var status = stat()
         guard stat(path, &status) == 0 else { throw Failure("\(path): \(reason(errno))") }
         isBlockDevice = status.st_mode & S_IFMT == S_IFBLK
         guard isBlockDevice || status.st_mode & S_IFMT == S_IFREG else {
             throw Failure("\(path) is neither a file nor a block device")
         }
-        descriptor = ucas_open_device(path, isDirect ? 1 : 0, isBlockDevice ? 1 : 0)
+        let (direct, exclusive) = (isDirect ? 1 : 0, isBlockDevice ? 1 : 0) as (Int32, Int32)
+        descriptor =
+            isReadOnly
+            ? ucas_open_read_only(path, direct, exclusive)
+            : ucas_open_device(path, direct, exclusive)
         guard descriptor >= 0 else {
             let way = isDirect && descriptor == -EINVAL ? "; try --buffered_io" : ""
             throw Failure("opening \(path) failed: \(reason(-descriptor))\(way)")
@@ -31,12 +35,17 @@ struct BackingFile {
         parameters.sectorCount = bytes / block * block / 512
         guard parameters.sectorCount > 0 else { throw Failure("\(path) is empty") }
         parameters.attributes.formUnion([.volatileCache, .forceUnitAccess])
+        self.parameters = isReadOnly ? parameters : Self.withDiscard(parameters)
+    }
+
+    private static func withDiscard(_ parameters: DeviceParameters) -> DeviceParameters {
+        var parameters = parameters
         parameters.discard = DeviceParameters.Discard(
             granularityBytes: max(4096, parameters.logicalBlockBytes),
             maxSectors: UInt32(clamping: min(parameters.sectorCount, 1 << 30)))
         parameters.discard?.maxWriteZeroesSectors = UInt32(
             clamping: min(parameters.sectorCount, 1 << 30))
-        self.parameters = parameters
+        return parameters
     }
 
     /// Returns the bytes of the block device.

@@ -92,10 +92,11 @@ struct UpdateSize: ParsableCommand {
     var number: UInt32
 
     @Option(name: [.customShort("s"), .customLong("size")], help: "Bytes.")
-    var size: UInt64
+    var bytes: ByteCount
 
     func run() throws {
         let control = try openControl()
+        let size = bytes.value
         guard try control.features().contains(.updateSize) else {
             throw Failure("this kernel's ublk cannot change a device's size (Linux 6.16 can)")
         }

@@ -1,7 +1,7 @@
 import Glibc
 
-/// The exported devices of caches: /dev/cas*X*-*Y* leads to each. They are their cache's to stop, and
-/// may be the only way to data that are nowhere else.
+/// The exported devices of caches: /dev/cas*X*-*Y* leads to each. They are their cache's to stop,
+/// and may be the only way to data that are nowhere else.
 enum ExportedLinks {
     /// By the number of the ublk device, for example "/dev/cas1-2".
     static func all() -> [UInt32: String] {

@@ -13,7 +13,8 @@ struct Program: ParsableCommand {
     /// Like ArgumentParser's, but every failure is exit code 1.
     static func main() {
         do {
-            let words = DeviceOptions.joined(Array(CommandLine.arguments.dropFirst()))
+            let words = withJoinedMinusOne(
+                withoutRublkWords(Array(CommandLine.arguments.dropFirst())))
             var command = try parseAsRoot(words)
             try command.run()
         } catch {

@@ -18,7 +18,8 @@ struct ServerProcess {
             if options.readyFd == nil { refusals.forEach(complain) }
             switch options.type {
             case "null":
-                try serve(control, NullTarget(maxSectors: options.requestBytesMax / 512))
+                let null = NullTarget(maxSectors: options.requestBytesMax / 512)
+                try serve(control, NullTarget(parameters: try withOptions(null.parameters)))
             case "volatile": try serve(control, try volatileDisk(try openFile()))
             default:
                 let file = try openFile()
@@ -26,7 +27,7 @@ struct ServerProcess {
                     control,
                     FileTarget(
                         descriptor: file.descriptor, isBlockDevice: file.isBlockDevice,
-                        parameters: file.parameters))
+                        parameters: try withOptions(file.parameters)))
             }
         } catch {
             report("\(error)")
@@ -68,11 +69,30 @@ struct ServerProcess {
         print(try ListedDevice(control, id).text(withQueues: false))
     }
 
+    /// What the options say beside the file.
+    private func withOptions(_ parameters: DeviceParameters) throws -> DeviceParameters {
+        var parameters = parameters
+        if let logical = options.logicalBlockBytes {
+            guard logical >= parameters.logicalBlockBytes else {
+                throw Failure(
+                    "\(options.path ?? "") is read and written in blocks of "
+                        + "\(parameters.logicalBlockBytes) bytes: smaller ones cannot be had")
+            }
+            parameters.logicalBlockBytes = logical
+            let perBlock = UInt64(logical / 512)
+            parameters.sectorCount = parameters.sectorCount / perBlock * perBlock
+        }
+        if let physical = options.physicalBlockBytes { parameters.physicalBlockBytes = physical }
+        if options.readOnly { parameters.attributes.insert(.readOnly) }
+        return parameters
+    }
+
     private func wish(_ control: ControlDevice, _ backend: some Target) throws -> DeviceInfo {
         let kernel = try control.features()
         let mode = options.data.mode ?? .best(kernel: kernel, seesData: backend.seesData)
         var wanted = options.recovery.features.union(mode.features)
         wanted.insert(.commandIoctlEncode)
+        if options.skipsPartitionScan { wanted.insert(.noAutoPartitionScan) }
         // Costs nothing, and lets the server be replaced in peace.
         if wanted.contains(.userRecovery) { wanted.formUnion(kernel.intersection(.quiesce)) }
         let missing = wanted.subtracting(kernel)
@@ -105,6 +125,7 @@ struct ServerProcess {
     private func openFile() throws -> BackingFile {
         guard let path = options.path else { throw Failure("\(options.type) needs a file") }
         return try BackingFile(
-            path, requestBytesMax: options.requestBytesMax, isDirect: !options.buffered)
+            path, requestBytesMax: options.requestBytesMax, isDirect: !options.buffered,
+            isReadOnly: options.readOnly)
     }
 }

@@ -36,4 +36,16 @@ import Testing
             Issue.record("Docs/Hazards.md names \(name), which is no suite")
         }
     }
+
+    /// What the library's page shows is what is compiled and run.
+    @Test func theLibrarysExampleIsTheOneThatRuns() throws {
+        let page = try Self.text("Docs/UblkLibrary.md")
+        let example = try Self.text("Examples/ramdisk/RAMDisk.swift")
+        #expect(page.contains("```swift\n\(example)```"))
+        #expect(example.split(separator: "\n").count < 60)
+    }
+
+    private static func text(_ path: String) throws -> String {
+        try String(contentsOf: repository.appending(path: path), encoding: .utf8)
+    }
 }

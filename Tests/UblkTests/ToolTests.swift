@@ -125,6 +125,22 @@ private struct ToolRun {
         #expect(try ToolRun("del", "-n", "3", "-a").isRefusal("Either -n ID or -a."))
     }
 
+    /// rublk names the type without an option, and has other short options.
+    @Test func rublksWordsAreUnderstood() throws {
+        #expect(try ToolRun("add", "zero").isRefusal("Unknown target type 'zero'"))
+        #expect(try ToolRun("add", "zero", "-r", "-n", "-1").isRefusal("Unknown target type"))
+        #expect(try ToolRun("add", "null", "-b", "5000").isRefusal("The longest request is"))
+        #expect(try ToolRun("add", "null", "-b", "33M").isRefusal("The longest request is"))
+        let size = try ToolRun("add", "null", "-b", "32M", "--logical-block-size", "5000")
+        #expect(size.isRefusal("A block size is a power of two from 512."), "\(size)")
+    }
+
+    @Test(arguments: ["", "K", "1Q", "-1", "18446744073709551615K", "1.5M"])
+    func whatIsNoNumberOfBytesIsRefused(bytes: String) throws {
+        let run = try ToolRun("add", "-t", "null", "--max_io_buf_bytes=\(bytes)")
+        #expect(run.isRefusal("max_io_buf_bytes"), "\(run)")
+    }
+
     @Test func oneDataModeAtATime() throws {
         for modes in [
             ["--copy", "-u"], ["-u", "-z"], ["--copy", "--auto_zc"], ["-u", "--auto_zc"],

@@ -7,8 +7,8 @@
 // Opens read-write, closed on exec; `direct` bypasses the page cache, `exclusive` claims a block
 // device as a mounted filesystem would.
 int ucas_open_device(const char *path, int direct, int exclusive);
-// Opens a block device read-only as `exclusive` says: -EBUSY when somebody has claimed it.
-int ucas_open_read_only(const char *path, int exclusive);
+// The same, for reading only.
+int ucas_open_read_only(const char *path, int direct, int exclusive);
 
 // As pwrite, but what was written is durable when it returns (RWF_DSYNC).
 int64_t ucas_write_durably(int fd, const void *bytes, uint64_t count, uint64_t offset);
