@@ -22,8 +22,11 @@ public final class DeviceServer: Sendable {
     ///
     /// - Parameters:
     ///   - wish: what the device is to be; it fails if the kernel gives less features.
+    ///   - beforeStart: called when all but the block device is there: what whoever sees that one
+    ///     appear may want to know, has to be told here.
     public init(
-        control: ControlDevice, backend: some Target, wish: DeviceInfo, plan: Plan = Plan()
+        control: ControlDevice, backend: some Target, wish: DeviceInfo, plan: Plan = Plan(),
+        beforeStart: (DeviceInfo, [ServingThread]) -> Void = { _, _ in }
     ) throws(UblkError) {
         let made = try control.add(wish)
         do throws(UblkError) {
@@ -37,6 +40,7 @@ public final class DeviceServer: Sendable {
             let crew = try ServerCrew(made)
             do throws(UblkError) {
                 threads = try Self.start(crew, control, backend, made, plan)
+                beforeStart(made, threads)
                 try control.start(device: made.id)
             } catch {
                 try? control.stop(device: made.id)

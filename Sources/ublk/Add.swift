@@ -72,6 +72,9 @@ struct DeviceOptions: ParsableArguments {
     @Argument(help: "The file, as an alternative to -f.")
     var files: [String] = []
 
+    @OptionGroup(title: "Names that stay")
+    var names: NameOptions
+
     @Flag(help: "Print nothing when the device is there.")
     var quiet = false
 
@@ -127,6 +130,7 @@ struct DeviceOptions: ParsableArguments {
         words += ["--max_io_buf_bytes", "\(requestBytesMax)"]
         if let path { words += ["-f", absolute(path)] }
         words += data.arguments() + threads.arguments() + recovery.arguments()
+        words += names.arguments()
         if buffered { words.append("--buffered_io") }
         if readOnly { words.append("--read_only") }
         if skipsPartitionScan { words.append("--no_auto_part_scan") }

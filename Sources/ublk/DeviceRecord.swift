@@ -16,6 +16,11 @@ struct DeviceRecord: Codable, Equatable {
     /// The words after `ublk add`.
     var arguments: [String]
     var threads: [Thread]
+    /// What the device is called in /etc/ublk; nil: it is not from there.
+    var name: String?
+    /// For links that stay: see `UdevNames`.
+    var serial: String?
+    var uuid: String?
 
     static let directory = "/run/ublk-cas-devices"
 

@@ -7,7 +7,7 @@ struct Program: ParsableCommand {
         commandName: "ublk", abstract: "Makes, lists and deletes userspace block devices.",
         subcommands: [
             Add.self, Delete.self, List.self, ShowFeatures.self, Recover.self, Stop.self,
-            Quiesce.self, UpdateSize.self, SetAffinity.self,
+            Quiesce.self, UpdateSize.self, SetAffinity.self, StartAll.self, UdevNames.self,
         ])
 
     /// Like ArgumentParser's, but every failure is exit code 1.

@@ -14,30 +14,30 @@ struct Recover: ParsableCommand {
 
     func run() throws {
         let control = try openControl()
-        let info = try control.info(device: options.number)
-        let id = options.number
+        try Self.recover(options.number, words: options.words, control)
+        print(try ListedDevice(control, options.number).text(withQueues: false))
+    }
+
+    /// Starts the new server. `words` tell what the device is made from where that is not known.
+    static func recover(_ id: UInt32, words: [String]?, _ control: ControlDevice) throws {
+        let info = try control.info(device: id)
         guard info.features.contains(.userRecovery) else {
             throw Failure("device \(id) was made without recovery (-r 1)")
         }
         guard info.state != .live else {
             throw Failure("device \(id) has a server: nothing to do")
         }
-        var added: DeviceOptions
-        if let record = DeviceRecord.read(id) {
-            added = try DeviceOptions.parse(record.arguments)
-        } else if let words = options.words {
-            added = try DeviceOptions.parse(words)
-        } else {
+        guard let known = DeviceRecord.read(id)?.arguments ?? words else {
             throw Failure(
                 "nothing is known of device \(id) in \(DeviceRecord.directory): tell what it is "
                     + "made from with -t, and -f FILE")
         }
+        var added = try DeviceOptions.parse(known)
         added.number = Int(id)
         added.recovers = true
         added.readyFd = nil
         added.foreground = false
-        let server = try startServer(added)
-        print(try ListedDevice(control, server).text(withQueues: false))
+        _ = try startServer(added)
     }
 }
 

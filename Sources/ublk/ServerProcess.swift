@@ -50,23 +50,39 @@ struct ServerProcess {
     ) throws -> DeviceServer {
         let plan = options.threads.plan
         guard !options.recovers else {
-            return try DeviceServer(
+            let server = try DeviceServer(
                 control: control, backend: backend, recovering: UInt32(options.number), plan: plan)
+            record(server.info, server.threads)
+            return server
         }
-        return try DeviceServer(
-            control: control, backend: backend, wish: try wish(control, backend), plan: plan)
+        try options.names.refuseTaken()
+        var made: UInt32?
+        do {
+            return try DeviceServer(
+                control: control, backend: backend, wish: try wish(control, backend), plan: plan
+            ) { info, threads in
+                made = info.id
+                record(info, threads)
+            }
+        } catch {
+            if let made { DeviceRecord.remove(made) }
+            throw error
+        }
+    }
+
+    /// Without a record the device works, but can neither be recovered nor get its links.
+    private func record(_ info: DeviceInfo, _ threads: [ServingThread]) {
+        let record = DeviceRecord(
+            server: getpid(), arguments: options.arguments(),
+            threads: threads.map { DeviceRecord.Thread(id: $0.id, queues: $0.queues) },
+            name: options.names.name, serial: options.names.serial, uuid: options.names.uuid)
+        if let failure = record.write(info.id) { complain(failure) }
     }
 
     private func announce(_ server: DeviceServer, _ control: ControlDevice) throws {
-        let id = server.info.id
-        let record = DeviceRecord(
-            server: getpid(), arguments: options.arguments(),
-            threads: server.threads.map { DeviceRecord.Thread(id: $0.id, queues: $0.queues) })
-        let failure = record.write(id)
-        report("ok \(id)")
+        report("ok \(server.info.id)")
         guard options.readyFd == nil else { return }
-        if let failure { complain(failure) }
-        print(try ListedDevice(control, id).text(withQueues: false))
+        print(try ListedDevice(control, server.info.id).text(withQueues: false))
     }
 
     /// What the options say beside the file.

@@ -141,6 +141,26 @@ private struct ToolRun {
         #expect(run.isRefusal("max_io_buf_bytes"), "\(run)")
     }
 
+    /// They become the names of links.
+    @Test(arguments: ["a b", "a/b", "é", String(repeating: "x", count: 65)])
+    func serialsAreNamesOfFiles(serial: String) throws {
+        let run = try ToolRun("add", "-t", "null", "--serial=\(serial)")
+        #expect(run.isRefusal("A serial is 1 to 64 letters, digits"), "\(run)")
+    }
+
+    @Test(arguments: ["123e4567", "123e4567-e89b-12d3-a456-42661417400g"])
+    func uuidsHaveTheirForm(uuid: String) throws {
+        let run = try ToolRun("add", "-t", "null", "--uuid=\(uuid)")
+        #expect(run.isRefusal("A uuid is as in"), "\(run)")
+    }
+
+    @Test func udevAsksOnlyForUblkDevices() throws {
+        #expect(try ToolRun("udev-names", "sda").isRefusal("'sda' is no ublk device"))
+        #expect(try ToolRun("udev-names", "ublkb").isRefusal("'ublkb' is no ublk device"))
+        let unknown = try ToolRun("udev-names", "ublkb999999p1")
+        #expect(unknown.code == 0 && unknown.output.isEmpty)
+    }
+
     @Test func oneDataModeAtATime() throws {
         for modes in [
             ["--copy", "-u"], ["-u", "-z"], ["--copy", "--auto_zc"], ["-u", "--auto_zc"],
@@ -184,7 +204,7 @@ private struct ToolRun {
         #expect(run.code == 0 && run.complaint.isEmpty)
         for command in [
             "add", "del", "list", "features", "recover", "stop", "quiesce", "update_size",
-            "set_affinity",
+            "set_affinity", "start-all",
         ] {
             #expect(run.output.contains("  \(command)"), "\(command)")
         }
@@ -206,6 +226,7 @@ private struct ToolRun {
             ["list"], ["features"], ["add", "-t", "null"], ["del", "-n", "0"], ["del", "-a"],
             ["recover", "-n", "0"], ["stop", "-n", "0"], ["quiesce", "-n", "0"],
             ["update_size", "-n", "0", "-s", "4096"], ["set_affinity", "-n", "0", "-q", "0"],
+            ["start-all"],
             ["add", "-t", "null", "--foreground"],
         ])
     func withoutUblkEachCommandSaysWhatToDo(words: [String]) throws {

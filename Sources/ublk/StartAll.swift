@@ -1,0 +1,107 @@
+import ArgumentParser
+import Glibc
+import Ublk
+
+struct StartAll: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "start-all", abstract: "Make the devices that /etc/ublk describes.",
+        discussion: """
+            Each file /etc/ublk/NAME.conf describes one. A line is an option of add and its value, \
+            as in "--file /srv/disk.img"; lines that begin with # are comments. A device that is \
+            there already stays as it is; one that waits for a server gets one.
+            """)
+
+    @Option(help: "Where the descriptions are.")
+    var directory = "/etc/ublk"
+
+    func run() throws {
+        let control = try openControl()
+        var failed = false
+        for name in try names() {
+            do {
+                let text = try DeviceDescription(path: "\(directory)/\(name).conf")
+                try start(name, text, control)
+            } catch {
+                complain("\(name): \(DeviceOptions.message(for: error))")
+                failed = true
+            }
+        }
+        if failed { throw ExitCode(1) }
+    }
+
+    /// Names of the descriptions, in order. No directory is none.
+    private func names() throws -> [String] {
+        guard let entries = opendir(directory) else {
+            guard errno == ENOENT else {
+                throw Failure("\(directory): \(String(cString: strerror(errno)))")
+            }
+            return []
+        }
+        defer { closedir(entries) }
+        var names: [String] = []
+        while let entry = readdir(entries) {
+            let name = withUnsafeBytes(of: entry.pointee.d_name) {
+                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            if name.hasSuffix(".conf"), !name.hasPrefix(".") {
+                names.append(String(name.dropLast(".conf".count)))
+            }
+        }
+        return names.sorted()
+    }
+
+    private func start(
+        _ name: String, _ description: DeviceDescription, _ control: ControlDevice
+    ) throws {
+        if let id = deviceIDs().first(where: { DeviceRecord.read($0)?.name == name }) {
+            let info = try control.info(device: id)
+            if info.state != .live, info.features.contains(.userRecovery) {
+                try Recover.recover(id, words: nil, control)
+                print("\(name): /dev/ublkb\(id), recovered")
+            } else {
+                print("\(name): /dev/ublkb\(id), there already")
+            }
+            return
+        }
+        var options = try DeviceOptions.parse(description.words)
+        options.names.name = name
+        print("\(name): /dev/ublkb\(try startServer(options))")
+    }
+}
+
+/// A file that describes a device.
+struct DeviceDescription {
+    /// As on the command line of `add`.
+    let words: [String]
+
+    init(path: String) throws {
+        guard let file = fopen(path, "re") else {
+            throw Failure(String(cString: strerror(errno)))
+        }
+        defer { fclose(file) }
+        var bytes = [UInt8](repeating: 0, count: 65536)
+        let count = fread(&bytes, 1, bytes.count, file)
+        guard count < bytes.count, ferror(file) == 0 else {
+            throw Failure("the description cannot be read, or is longer than 64 KiB")
+        }
+        try self.init(text: String(decoding: bytes.prefix(count), as: UTF8.self))
+    }
+
+    /// The first word of a line is the option, and all that follows its value.
+    init(text: String) throws {
+        var words: [String] = []
+        for line in text.split(whereSeparator: \.isNewline) {
+            let rest = line.drop(while: \.isWhitespace)
+            guard let first = rest.first, first != "#" else { continue }
+            guard first == "-" else {
+                throw Failure("'\(rest)' is no option: a line is as in --file /srv/disk.img")
+            }
+            let option = rest.prefix { !$0.isWhitespace }
+            var value = rest.dropFirst(option.count).drop(while: \.isWhitespace)
+            while value.last?.isWhitespace == true { value.removeLast() }
+            words.append(String(option))
+            if !value.isEmpty { words.append(String(value)) }
+        }
+        self.words = withJoinedMinusOne(words)
+    }
+}
