@@ -17,6 +17,7 @@ final class ServerCrew: Sendable {
     private let info: DeviceInfo
     private let descriptor: Int32
     private let running = Mutex<[QueueThread]>([])
+    private let ending = Ending()
 
     init(_ info: DeviceInfo) throws(UblkError) {
         self.info = info
@@ -40,11 +41,12 @@ final class ServerCrew: Sendable {
     private func startThread(
         _ backend: some Target, _ shares: [TagShare], _ cpus: [UInt32]
     ) throws(UblkError) -> QueueThread {
-        let (descriptor, info) = (descriptor, info)
+        let (descriptor, info, ending) = (descriptor, info, ending)
         return try QueueThread(cpus: cpus) { ready in
             do throws(UblkError) {
                 var server = try TagServer(
-                    backend: backend, deviceDescriptor: descriptor, info: info, shares: shares)
+                    backend: backend, deviceDescriptor: descriptor, info: info, shares: shares,
+                    ending: ending)
                 do throws(UblkError) {
                     try server.fetchAll()
                 } catch {

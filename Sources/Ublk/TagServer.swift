@@ -1,5 +1,14 @@
 import Glibc
+import Synchronization
 import Uring
+
+/// Whether the driver has told any thread of a device that it ends.
+final class Ending: Sendable {
+    private let flag = Atomic(false)
+
+    var hasBegun: Bool { flag.load(ordering: .acquiring) }
+    func begin() { flag.store(true, ordering: .releasing) }
+}
 
 /// Serves some tags of one device with one thread and one ring, until the device stops.
 ///
@@ -36,6 +45,8 @@ struct TagServer<Backend: Target>: ~Copyable {
     private let bufferBytes: Int
     /// Why the driver did not take a command, if it did not.
     private(set) var refusal: Int32 = 0
+    /// Told by the driver through a tag; shared by the device's threads.
+    private let ending: Ending
     // Last: what follows a value of unknown size is found more slowly.
     let backend: Backend
 
@@ -43,21 +54,23 @@ struct TagServer<Backend: Target>: ~Copyable {
     static var targetFile: UInt32 { 1 }
 
     init(
-        backend: Backend, deviceDescriptor: Int32, info: DeviceInfo, shares: [TagShare]
+        backend: Backend, deviceDescriptor: Int32, info: DeviceInfo, shares: [TagShare],
+        ending: Ending
     ) throws(UblkError) {
         let count = shares.reduce(0) { $0 + $1.tags.count }
         let mode = DataMode(info.features)
         let ring = try Self.makeRing(backend, deviceDescriptor, mode, tagCount: count)
         self.init(
-            backend, ring, try Self.queues(deviceDescriptor, info, shares), mode, shares,
+            backend, ring, try Self.queues(deviceDescriptor, info, shares), mode, shares, ending,
             bufferBytes: mode.hasBuffers ? Int(info.requestBytesMax) : 0)
     }
 
     private init(
         _ backend: Backend, _ ring: consuming Ring, _ queues: [Queue], _ mode: DataMode,
-        _ shares: [TagShare], bufferBytes: Int
+        _ shares: [TagShare], _ ending: Ending, bufferBytes: Int
     ) {
         self.backend = backend
+        self.ending = ending
         self.ring = ring
         self.queues = queues
         self.mode = mode
@@ -127,17 +140,30 @@ struct TagServer<Backend: Target>: ~Copyable {
         }
     }
 
-    /// Serves until the device has stopped and every tag came back.
+    /// Serves until the device stops or is quiesced, and what was being served is given back.
+    ///
+    /// Not until every tag has come back: of a device that is quiesced the driver aborts only those
+    /// that it holds at that moment, and never again one that is fetched later. They end with the
+    /// ring.
     mutating func serve() {
-        while !isDrained {
-            ring.submit(waitFor: 1)
+        while true {
+            ring.submit(waitFor: isDrained ? 0 : 1)
+            let wasDrained = isDrained
             takeCompletions()
+            // A request may have been on its way to us beside the end: looked for once more.
+            if wasDrained, isDrained { break }
         }
+        // The last results.
+        while ring.preparedCount > 0 { ring.submit(waitFor: 0) }
     }
 
     private var isDrained: Bool {
-        for queue in queues where !queue.isDrained { return false }
-        return true
+        var isFetching = false
+        for queue in queues {
+            if queue.serving > 0 { return false }
+            isFetching = isFetching || queue.fetching > 0
+        }
+        return !isFetching || ending.hasBegun
     }
 
     private mutating func takeCompletions() {
@@ -167,7 +193,7 @@ struct TagServer<Backend: Target>: ~Copyable {
     private mutating func commandEnded(_ slot: UInt32, _ result: Int32) {
         switch queues[Int(slots[Int(slot)].queue)].completed(result: result) {
         case .request: begin(slot)
-        case .aborted: return
+        case .aborted: ending.begin()
         case .refused(let code): refusal = code
         }
     }

@@ -25,7 +25,8 @@ extension Target {
 
 /// What a request needs.
 public enum Step: Equatable, Sendable {
-    /// Nothing more: 0 or -errno (for reads and writes the server adds the length).
+    /// Nothing more: 0 or -errno (for reads and writes the server adds the length). What is read
+    /// then is undefined; in other modes than copy it may be old contents of the kernel's memory.
     case done(Int32)
     /// `Target.serve` does it, on the queue's thread, which waits for it.
     case inMemory
@@ -39,7 +40,8 @@ public enum Step: Equatable, Sendable {
     case zeroRange(offset: UInt64, byteCount: UInt64)
 }
 
-/// Answers everything at once and keeps nothing: what the driver and the rings cost.
+/// Answers everything at once and keeps nothing: what the driver and the rings cost. To be served
+/// in copy mode, unless that is what is measured: see `Step.done`.
 public struct NullTarget: Target {
     public let parameters: DeviceParameters
 

@@ -61,11 +61,8 @@ public enum ControlRing {
             }
             let (result, isCommand) = (cqe.pointee.res, cqe.pointee.user_data == command)
             io_uring_cqe_seen(ring, cqe)
-            if isCommand {
-                // What is left of nudges must not meet the next command.
-                if secondsLeft < seconds { ThreadRing.abandon() }
-                return result
-            }
+            // Others are of nudges, maybe for an earlier command.
+            if isCommand { return result }
         }
     }
 

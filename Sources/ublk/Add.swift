@@ -103,6 +103,9 @@ struct DeviceOptions: ParsableArguments {
         if type == "volatile", let mode = data.mode, mode != .copy, mode != .userCopy {
             throw ValidationError("A volatile disk has to see its data: --copy or -u.")
         }
+        if type == "volatile", readOnly || logicalBlockBytes != nil || physicalBlockBytes != nil {
+            throw ValidationError("A volatile disk can be written, in blocks of 512 bytes.")
+        }
         if type == "volatile", recovery.features.contains(.userRecovery) {
             throw ValidationError("A volatile disk cannot be recovered: its memory is gone.")
         }
@@ -140,10 +143,11 @@ struct DeviceOptions: ParsableArguments {
         return words
     }
 
+    /// The same name from everywhere. Links stay links: they may lead elsewhere at the next start.
     private func absolute(_ path: String) -> String {
-        guard let full = realpath(path, nil) else { return path }
-        defer { free(full) }
-        return String(cString: full)
+        guard !path.hasPrefix("/"), let directory = getcwd(nil, 0) else { return path }
+        defer { free(directory) }
+        return String(cString: directory) + "/" + path
     }
 }
 

@@ -9,7 +9,10 @@ struct BackingFile {
     let parameters: DeviceParameters
 
     /// Opens it, a block device exclusively.
-    init(_ path: String, requestBytesMax: UInt32, isDirect: Bool, isReadOnly: Bool) throws {
+    init(
+        _ path: String, requestBytesMax: UInt32, isDirect: Bool, isReadOnly: Bool,
+        waitsForLastServer: Bool
+    ) throws {
         var status = stat()
         guard stat(path, &status) == 0 else { throw Failure("\(path): \(reason(errno))") }
         isBlockDevice = status.st_mode & S_IFMT == S_IFBLK
@@ -17,10 +20,19 @@ struct BackingFile {
             throw Failure("\(path) is neither a file nor a block device")
         }
         let (direct, exclusive) = (isDirect ? 1 : 0, isBlockDevice ? 1 : 0) as (Int32, Int32)
-        descriptor =
-            isReadOnly
-            ? ucas_open_read_only(path, direct, exclusive)
-            : ucas_open_device(path, direct, exclusive)
+        var opened: Int32
+        var attempts = 0
+        repeat {
+            opened =
+                isReadOnly
+                ? ucas_open_read_only(path, direct, exclusive)
+                : ucas_open_device(path, direct, exclusive)
+            attempts += 1
+            // The last I/O of the server before may not be over.
+            guard waitsForLastServer, opened == -EBUSY, attempts < 350 else { break }
+            usleep(100_000)
+        } while true
+        descriptor = opened
         guard descriptor >= 0 else {
             let way = isDirect && descriptor == -EINVAL ? "; try --buffered_io" : ""
             throw Failure("opening \(path) failed: \(reason(-descriptor))\(way)")

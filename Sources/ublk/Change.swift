@@ -57,6 +57,7 @@ struct Quiesce: ParsableCommand {
 
     func run() throws {
         let control = try openControl()
+        try refuseExported(number, "quiesce", canBeForced: false)
         let info = try control.info(device: number)
         guard info.features.contains(.quiesce) else {
             throw Failure(
@@ -71,6 +72,18 @@ struct Quiesce: ParsableCommand {
         ) {
             try control.quiesce(device: number, milliseconds: timeout * 1000)
         }
+        try awaitEnd(control)
+    }
+
+    /// The server gives back what it has begun, and ends.
+    private func awaitEnd(_ control: ControlDevice) throws {
+        for _ in 0..<timeout * 10 {
+            if try control.info(device: number).state != .live { return }
+            usleep(100_000)
+        }
+        throw Failure(
+            "the server of device \(number) has not ended in \(timeout) s; requests wait: delete "
+                + "the device, or kill the server and recover")
     }
 }
 
@@ -97,6 +110,7 @@ struct UpdateSize: ParsableCommand {
     func run() throws {
         let control = try openControl()
         let size = bytes.value
+        try refuseExported(number, "resize", canBeForced: false)
         guard try control.features().contains(.updateSize) else {
             throw Failure("this kernel's ublk cannot change a device's size (Linux 6.16 can)")
         }
@@ -108,7 +122,7 @@ struct UpdateSize: ParsableCommand {
         guard try control.info(device: number).state == .live else {
             throw Failure("device \(number) has no server")
         }
-        if let file = try fileBytes(), file < size {
+        if let file = try fileBytes(control), file < size {
             throw Failure(
                 "the file behind device \(number) has \(file) bytes only: make it larger first")
         }
@@ -116,8 +130,8 @@ struct UpdateSize: ParsableCommand {
     }
 
     /// Nil where there is no file, or nothing is known of it.
-    private func fileBytes() throws -> UInt64? {
-        guard let record = DeviceRecord.read(number),
+    private func fileBytes(_ control: ControlDevice) throws -> UInt64? {
+        guard let record = DeviceRecord.read(try control.info(device: number)),
             let path = try DeviceOptions.parse(record.arguments).path
         else { return nil }
         let file = open(path, O_RDONLY | O_CLOEXEC)
@@ -148,7 +162,7 @@ struct SetAffinity: ParsableCommand {
         guard queue < info.queueCount else {
             throw Failure("device \(number) has queues 0 to \(info.queueCount - 1)")
         }
-        guard let record = DeviceRecord.read(number), record.server == info.serverPID else {
+        guard let record = DeviceRecord.read(info), record.server == info.serverPID else {
             throw Failure("nothing is known of the threads of device \(number)")
         }
         let cpus = try wanted(control)

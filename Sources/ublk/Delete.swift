@@ -49,46 +49,98 @@ struct Delete: ParsableCommand {
     }
 
     /// Stopping needs the server to answer what is under way, and deleting needs it to close the
-    /// device: one that does neither in time is killed, and then both succeed.
+    /// device: one that does neither is killed, and then both succeed.
     private func delete(_ control: ControlDevice, _ id: UInt32) throws {
         let isKnown = access("/dev/ublkc\(id)", F_OK) == 0
         guard isKnown else { throw Failure("there is no ublk device \(id)") }
+        // The kernel forgets it when the device has stopped.
+        let server = ServerHold(device: id, process: try control.info(device: id).serverPID)
         // Of a device that was never started stopping may fail, for example.
-        let refusal = patiently(.stop, control, id)
-        if let failure = patiently(.delete, control, id) { throw refusal ?? failure }
-        DeviceRecord.remove(id)
+        let refusal = patiently(.stop, control, id, server)
+        if let failure = patiently(.delete, control, id, server) { throw refusal ?? failure }
+        DeviceRecord.remove(id, server: server.process)
     }
 
     private enum Step { case stop, delete }
 
-    private func patiently(_ step: Step, _ control: ControlDevice, _ id: UInt32) -> UblkError? {
-        let failure = attempt(step, control, id)
-        guard failure?.errno == ETIME, killServer(control, id) else { return failure }
-        let second = attempt(step, control, id)
-        // The call that was not waited for may have done it meanwhile.
-        return second?.errno == ENODEV ? nil : second
+    private func patiently(
+        _ step: Step, _ control: ControlDevice, _ id: UInt32, _ server: ServerHold
+    ) -> UblkError? {
+        var served = server.requestsServed
+        while true {
+            let failure = attempt(step, control, id, seconds: patience)
+            guard failure?.errno == ETIME else { return failure }
+            // Writing back what is in the page cache may take long; each call waits for it.
+            let now = server.requestsServed
+            guard now == served else {
+                served = now
+                continue
+            }
+            guard server.kill() else { return failure }
+            complain(
+                "the server of device \(id), process \(server.process), did not let go in "
+                    + "\(patience) s, and was killed")
+            // Linux before 6.15 may need 30 s to notice the death.
+            let second = attempt(step, control, id, seconds: max(patience, 45))
+            // The call that was not waited for may have done it meanwhile.
+            return second?.errno == ENODEV ? nil : second
+        }
     }
 
-    private func attempt(_ step: Step, _ control: ControlDevice, _ id: UInt32) -> UblkError? {
+    private func attempt(
+        _ step: Step, _ control: ControlDevice, _ id: UInt32, seconds: Int
+    ) -> UblkError? {
         do throws(UblkError) {
             switch step {
-            case .stop: try control.stop(device: id, seconds: patience)
-            case .delete: try control.delete(device: id, async: async, seconds: patience)
+            case .stop: try control.stop(device: id, seconds: seconds)
+            case .delete: try control.delete(device: id, async: async, seconds: seconds)
             }
             return nil
         } catch {
             return error
         }
     }
+}
 
-    private func killServer(_ control: ControlDevice, _ id: UInt32) -> Bool {
-        guard let info = try? control.info(device: id), info.serverPID > 0 else { return false }
-        let killed = kill(info.serverPID, SIGKILL) == 0
-        if killed {
-            complain(
-                "the server of device \(id), process \(info.serverPID), did not let go in "
-                    + "\(patience) s, and was killed")
+/// The server of a device, as long as it has it open.
+struct ServerHold {
+    let device: UInt32
+    let process: Int32
+
+    /// Counts up while the server answers: the times the block layer has read and written.
+    var requestsServed: String {
+        guard let file = fopen("/sys/block/ublkb\(device)/stat", "re") else { return "" }
+        defer { fclose(file) }
+        var bytes = [UInt8](repeating: 0, count: 256)
+        let count = fread(&bytes, 1, bytes.count, file)
+        let fields = String(decoding: bytes.prefix(count), as: UTF8.self).split(separator: " ")
+        // Reads, writes, discards and flushes done; the other fields also change while nothing is.
+        return [0, 4, 11, 15].map { $0 < fields.count ? String(fields[$0]) : "" }
+            .joined(separator: " ")
+    }
+
+    /// False if the process has not got the device open: the number may be another's by now. The
+    /// server of a cache serves others, too, and is never killed.
+    func kill() -> Bool {
+        guard process > 0, ExportedLinks.all()[device] == nil, holdsDevice else { return false }
+        return Glibc.kill(process, SIGKILL) == 0
+    }
+
+    private var holdsDevice: Bool {
+        guard let entries = opendir("/proc/\(process)/fd") else { return false }
+        defer { closedir(entries) }
+        let node = "/dev/ublkc\(device)"
+        while let entry = readdir(entries) {
+            let name = withUnsafeBytes(of: entry.pointee.d_name) {
+                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            var target = [CChar](repeating: 0, count: 64)
+            let count = readlink("/proc/\(process)/fd/\(name)", &target, target.count)
+            let bytes = target.prefix(max(0, count)).map(UInt8.init(bitPattern:))
+            let path = String(decoding: bytes, as: UTF8.self)
+            // The node may be gone already.
+            if path == node || path == node + " (deleted)" { return true }
         }
-        return killed
+        return false
     }
 }

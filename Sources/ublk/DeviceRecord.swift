@@ -12,6 +12,9 @@ struct DeviceRecord: Codable, Equatable {
         var queues: [UInt16]
     }
 
+    /// Random, and with the kernel, too, as long as the device is there: a record whose tag the
+    /// device has not got is of an earlier device of the same number.
+    var tag: UInt64
     var server: Int32
     /// The words after `ublk add`.
     var arguments: [String]
@@ -27,7 +30,14 @@ struct DeviceRecord: Codable, Equatable {
     static func path(_ device: UInt32) -> String { "\(directory)/\(device).json" }
 
     /// Nil if nothing is known of the device, or what is there cannot be read.
-    static func read(_ device: UInt32) -> DeviceRecord? {
+    static func read(_ device: DeviceInfo) -> DeviceRecord? {
+        guard let record = unchecked(device.id), record.tag == device.serverFlags else {
+            return nil
+        }
+        return record
+    }
+
+    private static func unchecked(_ device: UInt32) -> DeviceRecord? {
         guard let file = fopen(path(device), "re") else { return nil }
         defer { fclose(file) }
         var bytes = [UInt8](repeating: 0, count: 65536)
@@ -54,5 +64,8 @@ struct DeviceRecord: Codable, Equatable {
         "writing \(path) failed: \(String(cString: strerror(errno)))"
     }
 
-    static func remove(_ device: UInt32) { unlink(path(device)) }
+    /// Removes the record that this server has written: the number may be another device's by now.
+    static func remove(_ device: UInt32, server: Int32) {
+        if unchecked(device)?.server == server { unlink(path(device)) }
+    }
 }

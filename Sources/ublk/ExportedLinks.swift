@@ -30,8 +30,12 @@ enum ExportedLinks {
 }
 
 /// Throws if the device is the exported device of a cache.
-func refuseExported(_ device: UInt32, _ verb: String) throws {
+func refuseExported(_ device: UInt32, _ verb: String, canBeForced: Bool = true) throws {
     guard let link = ExportedLinks.all()[device] else { return }
+    guard canBeForced else {
+        throw Failure(
+            "device \(device) is \(link), the exported device of a cache: only casd can \(verb) it")
+    }
     throw Failure(
         "device \(device) is \(link), the exported device of a cache: stop the cache with 'casadm "
             + "--stop-cache', or \(verb) it with --force")

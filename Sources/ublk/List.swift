@@ -30,8 +30,9 @@ struct List: ParsableCommand {
             do throws(UblkError) {
                 listed.append(try ListedDevice(control, id))
             } catch {
-                // One that went away meanwhile is none; of all, that is no failure.
-                guard number == nil, error.errno == ENODEV else { throw error }
+                guard number == nil else { throw error }
+                // One that went away meanwhile is none; one that hangs does not hide the others.
+                if error.errno != ENODEV { complain("\(error)") }
             }
         }
         switch format {
@@ -73,7 +74,8 @@ struct ListedDevice: Encodable {
     init(_ control: ControlDevice, _ id: UInt32) throws(UblkError) {
         let info = try control.info(device: id)
         let basic = try control.basicParameters(device: id)
-        let record = DeviceRecord.read(id).flatMap { $0.server == info.serverPID ? $0 : nil }
+        let known = DeviceRecord.read(info)
+        let record = known?.server == info.serverPID ? known : nil
         let queues = try Self.queues(control, info, record?.threads ?? [])
         self.id = id
         state = stateName(info.state)
@@ -85,7 +87,7 @@ struct ListedDevice: Encodable {
         requestBytesMax = info.requestBytesMax
         flags = info.features.rawValue
         features = info.features.names
-        arguments = (record ?? DeviceRecord.read(id))?.arguments
+        arguments = known?.arguments
         cacheDevice = ExportedLinks.all()[id]
         self.queues = queues
     }

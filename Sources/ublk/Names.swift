@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import Ublk
 
 /// Names that a device has at every boot, unlike its number.
 struct NameOptions: ParsableArguments {
@@ -42,9 +43,10 @@ struct NameOptions: ParsableArguments {
     }
 
     /// Throws if another device has one of them: a link would lead to one or the other.
-    func refuseTaken() throws {
+    func refuseTaken(_ control: ControlDevice) throws {
         for id in deviceIDs() {
-            guard let record = DeviceRecord.read(id) else { continue }
+            guard let info = try? control.info(device: id), let record = DeviceRecord.read(info)
+            else { continue }
             if let serial, record.serial == serial {
                 throw Failure("device \(id) has the serial '\(serial)' already")
             }
@@ -69,7 +71,9 @@ struct UdevNames: ParsableCommand {
         guard device.hasPrefix("ublkb"), let id = UInt32(digits) else {
             throw Failure("'\(device)' is no ublk device")
         }
-        guard let record = DeviceRecord.read(id) else { return }
+        guard access(DeviceRecord.path(id), F_OK) == 0,
+            let record = DeviceRecord.read(try openControl().info(device: id))
+        else { return }
         let names = [record.serial, record.uuid?.lowercased()].compactMap { $0 }
         guard let first = names.first else { return }
         print("ID_SERIAL=\(first)")

@@ -20,14 +20,15 @@ struct Recover: ParsableCommand {
 
     /// Starts the new server. `words` tell what the device is made from where that is not known.
     static func recover(_ id: UInt32, words: [String]?, _ control: ControlDevice) throws {
-        let info = try control.info(device: id)
+        let info = try awaitDeath(id, control)
         guard info.features.contains(.userRecovery) else {
             throw Failure("device \(id) was made without recovery (-r 1)")
         }
-        guard info.state != .live else {
-            throw Failure("device \(id) has a server: nothing to do")
+        guard info.state != .dead else {
+            throw Failure("device \(id) was stopped: it can only be deleted, and made anew")
         }
-        guard let known = DeviceRecord.read(id)?.arguments ?? words else {
+        try refuseExported(id, "recover", canBeForced: false)
+        guard let known = DeviceRecord.read(info)?.arguments ?? words else {
             throw Failure(
                 "nothing is known of device \(id) in \(DeviceRecord.directory): tell what it is "
                     + "made from with -t, and -f FILE")
@@ -38,6 +39,17 @@ struct Recover: ParsableCommand {
         added.readyFd = nil
         added.foreground = false
         _ = try startServer(added)
+    }
+
+    /// The kernel needs some time to notice a death: before 6.15 up to 30 s.
+    private static func awaitDeath(_ id: UInt32, _ control: ControlDevice) throws -> DeviceInfo {
+        for _ in 0..<400 {
+            let info = try control.info(device: id)
+            if info.state != .live { return info }
+            guard info.serverPID > 0, kill(info.serverPID, 0) != 0, errno == ESRCH else { break }
+            usleep(100_000)
+        }
+        throw Failure("device \(id) has a server: nothing to do")
     }
 }
 

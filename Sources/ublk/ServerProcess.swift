@@ -10,12 +10,15 @@ struct ServerProcess {
 
     func run() throws {
         signal(SIGPIPE, SIG_IGN)
+        if options.readyFd != nil {
+            // The end of a session, or a shutdown that has not unmounted yet, is no reason to end:
+            // the server goes with its device.
+            for number in [SIGTERM, SIGHUP, SIGINT] { signal(number, SIG_IGN) }
+        }
         // It was started as /proc/self/exe, and would be called so.
         _ = ucas_name_thread("ublk")
         do {
             let control = try openControl()
-            let refusals = ServerHygiene.apply()
-            if options.readyFd == nil { refusals.forEach(complain) }
             switch options.type {
             case "null":
                 let null = NullTarget(maxSectors: options.requestBytesMax / 512)
@@ -36,13 +39,16 @@ struct ServerProcess {
     }
 
     private func serve(_ control: ControlDevice, _ backend: some Target) throws {
+        // After the file was opened: its filesystem may be one that this process gives up.
+        let refusals = ServerHygiene.apply()
+        if options.readyFd == nil { refusals.forEach(complain) }
         let server = try start(control, backend)
         try announce(server, control)
         server.waitUntilStopped()
         // One that waits for its next server is still to be known.
         let id = server.info.id
         let state = try? control.info(device: id).state
-        if state == nil || state == .dead { DeviceRecord.remove(id) }
+        if state == nil || state == .dead { DeviceRecord.remove(id, server: getpid()) }
     }
 
     private func start(
@@ -55,7 +61,7 @@ struct ServerProcess {
             record(server.info, server.threads)
             return server
         }
-        try options.names.refuseTaken()
+        try options.names.refuseTaken(control)
         var made: UInt32?
         do {
             return try DeviceServer(
@@ -65,7 +71,7 @@ struct ServerProcess {
                 record(info, threads)
             }
         } catch {
-            if let made { DeviceRecord.remove(made) }
+            if let made { DeviceRecord.remove(made, server: getpid()) }
             throw error
         }
     }
@@ -73,7 +79,7 @@ struct ServerProcess {
     /// Without a record the device works, but can neither be recovered nor get its links.
     private func record(_ info: DeviceInfo, _ threads: [ServingThread]) {
         let record = DeviceRecord(
-            server: getpid(), arguments: options.arguments(),
+            tag: info.serverFlags, server: getpid(), arguments: options.arguments(),
             threads: threads.map { DeviceRecord.Thread(id: $0.id, queues: $0.queues) },
             name: options.names.name, serial: options.names.serial, uuid: options.names.uuid)
         if let failure = record.write(info.id) { complain(failure) }
@@ -105,7 +111,10 @@ struct ServerProcess {
 
     private func wish(_ control: ControlDevice, _ backend: some Target) throws -> DeviceInfo {
         let kernel = try control.features()
-        let mode = options.data.mode ?? .best(kernel: kernel, seesData: backend.seesData)
+        // A null device gives what is in its buffers: without any it would be what was in the
+        // kernel's memory.
+        let seesData = backend.seesData || options.type == "null"
+        let mode = options.data.mode ?? .best(kernel: kernel, seesData: seesData)
         var wanted = options.recovery.features.union(mode.features)
         wanted.insert(.commandIoctlEncode)
         if options.skipsPartitionScan { wanted.insert(.noAutoPartitionScan) }
@@ -116,9 +125,11 @@ struct ServerProcess {
             throw Failure(
                 "this kernel's ublk lacks \(missing.text); 'ublk features' tells what it has")
         }
-        return DeviceInfo(
+        var wish = DeviceInfo(
             id: options.number < 0 ? nil : UInt32(options.number), queueCount: options.queues,
             queueDepth: options.depth, requestBytesMax: options.requestBytesMax, features: wanted)
+        wish.serverFlags = UInt64.random(in: 1 ... .max)
+        return wish
     }
 
     /// Tells whoever started this process, once.
@@ -142,6 +153,6 @@ struct ServerProcess {
         guard let path = options.path else { throw Failure("\(options.type) needs a file") }
         return try BackingFile(
             path, requestBytesMax: options.requestBytesMax, isDirect: !options.buffered,
-            isReadOnly: options.readOnly)
+            isReadOnly: options.readOnly, waitsForLastServer: options.recovers)
     }
 }

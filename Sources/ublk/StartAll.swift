@@ -50,18 +50,26 @@ struct StartAll: ParsableCommand {
         return names.sorted()
     }
 
+    private func find(_ name: String, _ control: ControlDevice) -> DeviceInfo? {
+        for id in deviceIDs() {
+            guard let info = try? control.info(device: id) else { continue }
+            if DeviceRecord.read(info)?.name == name { return info }
+        }
+        return nil
+    }
+
     private func start(
         _ name: String, _ description: DeviceDescription, _ control: ControlDevice
     ) throws {
-        if let id = deviceIDs().first(where: { DeviceRecord.read($0)?.name == name }) {
-            let info = try control.info(device: id)
-            if info.state != .live, info.features.contains(.userRecovery) {
-                try Recover.recover(id, words: nil, control)
-                print("\(name): /dev/ublkb\(id), recovered")
-            } else {
-                print("\(name): /dev/ublkb\(id), there already")
+        if let info = find(name, control) {
+            guard info.state == .dead else {
+                if info.state != .live { try Recover.recover(info.id, words: nil, control) }
+                let what = info.state == .live ? "there already" : "recovered"
+                print("\(name): /dev/ublkb\(info.id), \(what)")
+                return
             }
-            return
+            // Its server died, and nothing can serve it any more.
+            try control.delete(device: info.id)
         }
         var options = try DeviceOptions.parse(description.words)
         options.names.name = name

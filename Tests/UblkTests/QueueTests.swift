@@ -323,7 +323,7 @@ private func server(
         id: 0, queueCount: 1, queueDepth: depth, requestBytesMax: 65536, features: features)
     return try TagServer(
         backend: NullTarget(maxSectors: 128), deviceDescriptor: device.descriptor, info: info,
-        shares: [TagShare(queue: 0, tags: Array(0..<depth))])
+        shares: [TagShare(queue: 0, tags: Array(0..<depth))], ending: Ending())
 }
 
 /// The buffers that a server of one queue of 16 tags gives to its device.
