@@ -1,6 +1,7 @@
 import Glibc
 
-/// A whole plain device: made, served by threads of its own, and deleted when it has stopped.
+/// A whole plain device: made, and served by threads of its own until somebody stops it; whoever
+/// does deletes it.
 public final class DeviceServer: Sendable {
     /// How a device is served.
     public struct Plan: Equatable, Sendable {

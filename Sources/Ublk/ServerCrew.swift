@@ -11,8 +11,16 @@ public struct ServingThread: Equatable, Sendable {
     public let cpus: [UInt32]
 }
 
-/// The threads of one device, and its open /dev/ublkc*N*. They end when the device stops, and not
-/// otherwise.
+/// Whether the driver has told any thread of a device that it ends.
+final class Ending: Sendable {
+    private let flag = Atomic(false)
+
+    var hasBegun: Bool { flag.load(ordering: .acquiring) }
+    func begin() { flag.store(true, ordering: .releasing) }
+}
+
+/// The threads of one device, and its open /dev/ublkc*N*. They end when the device stops or is
+/// quiesced, and not otherwise.
 final class ServerCrew: Sendable {
     private let info: DeviceInfo
     private let descriptor: Int32

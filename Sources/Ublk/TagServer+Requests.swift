@@ -10,8 +10,6 @@ extension TagServer {
         let request = queues[Int(slots[place].queue)].descriptor(tag: slots[place].tag)
         slots[place].request = request
         slots[place].step = backend.step(request)
-        slots[place].isRead = request.operation == .read
-        slots[place].isWrite = request.operation == .write
         slots[place].byteCount = request.movesData ? request.sectorCount * 512 : 0
         slots[place].done = 0
         if case .automatic = mode {
@@ -100,7 +98,7 @@ extension TagServer {
 
     /// All bytes of the target are moved: in user copy a read's are not with the driver yet.
     private mutating func transferred(_ slot: UInt32) {
-        if mode == .userCopy, slots[Int(slot)].isRead {
+        if mode == .userCopy, slots[Int(slot)].request.operation == .read {
             slots[Int(slot)].done = 0
             copy(slot)
         } else {
@@ -196,7 +194,7 @@ extension TagServer {
         let data = userData(.copy, slot)
         ring.makeRoom(1)
         mustFit(
-            state.isWrite
+            state.request.operation == .write
                 ? ring.prepareRead(
                     file: Self.deviceFile, into: at, byteCount: left, offset: position,
                     userData: data)
@@ -219,7 +217,7 @@ extension TagServer {
             copy(slot)
             return
         }
-        if slots[Int(slot)].isWrite {
+        if slots[Int(slot)].request.operation == .write {
             slots[Int(slot)].done = 0
             run(slot)
         } else {

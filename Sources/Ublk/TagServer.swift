@@ -1,16 +1,8 @@
 import Glibc
-import Synchronization
 import Uring
 
-/// Whether the driver has told any thread of a device that it ends.
-final class Ending: Sendable {
-    private let flag = Atomic(false)
-
-    var hasBegun: Bool { flag.load(ordering: .acquiring) }
-    func begin() { flag.store(true, ordering: .releasing) }
-}
-
-/// Serves some tags of one device with one thread and one ring, until the device stops.
+/// Serves some tags of one device with one thread and one ring, until the device stops
+/// or is quiesced.
 ///
 /// Each tag has a slot, and at most one step under way. What the driver is told is always the whole
 /// request or an error: a short transfer goes on where it stopped.
@@ -27,8 +19,6 @@ struct TagServer<Backend: Target>: ~Copyable {
         var request = IODescriptor(operationAndFlags: 0, sectorCount: 0, startSector: 0)
         var byteCount: UInt32 = 0
         var done: UInt32 = 0
-        var isWrite = false
-        var isRead = false
         /// The request's pages are in the ring's buffer table.
         var isRegistered = false
         /// Zero copy: completions of the chain that are still to come, and what went wrong in it.
@@ -105,7 +95,8 @@ struct TagServer<Backend: Target>: ~Copyable {
         _ backend: Backend, _ deviceDescriptor: Int32, _ mode: DataMode, tagCount: Int
     ) throws(UblkError) -> Ring {
         do throws(RingError) {
-            // A tag has at most a chain of three entries and its command on the way.
+            // A turn that prepares more hands over in between. Completions all have room: a tag has
+            // a chain of three, or its command.
             let entries = UInt32(min(tagCount * 2, 8192))
             var ring = try Ring(
                 entries: max(entries, 8), completions: max(UInt32(tagCount) * 4, 16))

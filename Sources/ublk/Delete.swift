@@ -109,11 +109,8 @@ struct ServerHold {
 
     /// Counts up while the server answers: the times the block layer has read and written.
     var requestsServed: String {
-        guard let file = fopen("/sys/block/ublkb\(device)/stat", "re") else { return "" }
-        defer { fclose(file) }
-        var bytes = [UInt8](repeating: 0, count: 256)
-        let count = fread(&bytes, 1, bytes.count, file)
-        let fields = String(decoding: bytes.prefix(count), as: UTF8.self).split(separator: " ")
+        let statistics = contents(of: "/sys/block/ublkb\(device)/stat") ?? []
+        let fields = String(decoding: statistics, as: UTF8.self).split(separator: " ")
         // Reads, writes, discards and flushes done; the other fields also change while nothing is.
         return [0, 4, 11, 15].map { $0 < fields.count ? String(fields[$0]) : "" }
             .joined(separator: " ")
@@ -127,20 +124,11 @@ struct ServerHold {
     }
 
     private var holdsDevice: Bool {
-        guard let entries = opendir("/proc/\(process)/fd") else { return false }
-        defer { closedir(entries) }
-        let node = "/dev/ublkc\(device)"
-        while let entry = readdir(entries) {
-            let name = withUnsafeBytes(of: entry.pointee.d_name) {
-                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            var target = [CChar](repeating: 0, count: 64)
-            let count = readlink("/proc/\(process)/fd/\(name)", &target, target.count)
-            let bytes = target.prefix(max(0, count)).map(UInt8.init(bitPattern:))
-            let path = String(decoding: bytes, as: UTF8.self)
+        let (folder, node) = ("/proc/\(process)/fd", "/dev/ublkc\(device)")
+        return (entries(of: folder) ?? []).contains { name in
             // The node may be gone already.
-            if path == node || path == node + " (deleted)" { return true }
+            let target = linkTarget(folder + "/" + name)
+            return target == node || target == node + " (deleted)"
         }
-        return false
     }
 }

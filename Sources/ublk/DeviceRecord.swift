@@ -38,11 +38,9 @@ struct DeviceRecord: Codable, Equatable {
     }
 
     private static func unchecked(_ device: UInt32) -> DeviceRecord? {
-        guard let file = fopen(path(device), "re") else { return nil }
-        defer { fclose(file) }
-        var bytes = [UInt8](repeating: 0, count: 65536)
-        let count = fread(&bytes, 1, bytes.count, file)
-        return try? JSONDecoder().decode(DeviceRecord.self, from: Data(bytes.prefix(count)))
+        contents(of: path(device)).flatMap {
+            try? JSONDecoder().decode(DeviceRecord.self, from: Data($0))
+        }
     }
 
     /// Whole or not at all. Returns what failed: the device works without, but cannot be recovered.

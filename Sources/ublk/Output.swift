@@ -8,16 +8,8 @@ func complain(_ text: String) {
 
 /// The ids of all ublk devices, by the control nodes that are there.
 func deviceIDs() -> [UInt32] {
-    guard let directory = opendir("/dev") else { return [] }
-    defer { closedir(directory) }
-    var ids: [UInt32] = []
-    while let entry = readdir(directory) {
-        let name = withUnsafeBytes(of: entry.pointee.d_name) {
-            String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-        }
-        if name.hasPrefix("ublkc"), let id = UInt32(name.dropFirst(5)) { ids.append(id) }
-    }
-    return ids.sorted()
+    (entries(of: "/dev") ?? []).filter { $0.hasPrefix("ublkc") }
+        .compactMap { UInt32($0.dropFirst("ublkc".count)) }.sorted()
 }
 
 /// Opens the control device, with advice.

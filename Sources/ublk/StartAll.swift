@@ -31,23 +31,14 @@ struct StartAll: ParsableCommand {
 
     /// Names of the descriptions, in order. No directory is none.
     private func names() throws -> [String] {
-        guard let entries = opendir(directory) else {
+        guard let entries = entries(of: directory) else {
             guard errno == ENOENT else {
                 throw Failure("\(directory): \(String(cString: strerror(errno)))")
             }
             return []
         }
-        defer { closedir(entries) }
-        var names: [String] = []
-        while let entry = readdir(entries) {
-            let name = withUnsafeBytes(of: entry.pointee.d_name) {
-                String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            if name.hasSuffix(".conf"), !name.hasPrefix(".") {
-                names.append(String(name.dropLast(".conf".count)))
-            }
-        }
-        return names.sorted()
+        return entries.filter { $0.hasSuffix(".conf") && !$0.hasPrefix(".") }
+            .map { String($0.dropLast(".conf".count)) }.sorted()
     }
 
     private func find(_ name: String, _ control: ControlDevice) -> DeviceInfo? {
@@ -83,16 +74,10 @@ struct DeviceDescription {
     let words: [String]
 
     init(path: String) throws {
-        guard let file = fopen(path, "re") else {
-            throw Failure(String(cString: strerror(errno)))
+        guard let bytes = contents(of: path) else {
+            throw Failure("\(path): \(String(cString: strerror(errno)))")
         }
-        defer { fclose(file) }
-        var bytes = [UInt8](repeating: 0, count: 65536)
-        let count = fread(&bytes, 1, bytes.count, file)
-        guard count < bytes.count, ferror(file) == 0 else {
-            throw Failure("the description cannot be read, or is longer than 64 KiB")
-        }
-        try self.init(text: String(decoding: bytes.prefix(count), as: UTF8.self))
+        try self.init(text: String(decoding: bytes, as: UTF8.self))
     }
 
     /// The first word of a line is the option, and all that follows its value.
