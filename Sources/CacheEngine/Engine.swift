@@ -30,6 +30,22 @@ public struct EngineLimits: Sendable {
     public init() {}
 }
 
+/// What an engine needs that has nothing to do with its cache. Made ahead by who has the time: it
+/// takes some hundred page faults.
+public struct EnginePools: ~Copyable {
+    let limits: EngineLimits
+    let requests: SlotPool<RequestSlot>
+    let parts: SlotPool<Part>
+    let settlingUses: [UInt32]
+
+    public init(_ limits: EngineLimits) {
+        self.limits = limits
+        requests = SlotPool(capacity: limits.requestSlots, initial: RequestSlot())
+        parts = SlotPool(capacity: limits.partSlots, initial: Part())
+        settlingUses = [UInt32](repeating: 0, count: limits.requestSlots)
+    }
+}
+
 /// The cache engine of one worker: takes requests and completions, gives back commands as data.
 ///
 /// It knows no device, no thread, no clock. All workers' engines share one `SharedCache`; each
@@ -84,6 +100,14 @@ public struct Engine: ~Copyable {
     public init(
         shared: SharedCache, worker: Int, limits: EngineLimits, dataChecksum: DataChecksum? = nil
     ) {
+        self.init(
+            shared: shared, worker: worker, pools: EnginePools(limits), dataChecksum: dataChecksum)
+    }
+
+    public init(
+        shared: SharedCache, worker: Int, pools: consuming EnginePools,
+        dataChecksum: DataChecksum? = nil
+    ) {
         precondition(worker < shared.workerCount)
         precondition(
             shared.geometry.granuleBytes == 512,
@@ -97,11 +121,12 @@ public struct Engine: ~Copyable {
         journal = shared.journal
         self.dataChecksum = dataChecksum
         self.worker = worker
+        let limits = pools.limits
         self.limits = limits
         counters = shared.counters(worker)
-        requests = SlotPool(capacity: limits.requestSlots, initial: RequestSlot())
-        settlingUses = [UInt32](repeating: 0, count: limits.requestSlots)
-        parts = SlotPool(capacity: limits.partSlots, initial: Part())
+        settlingUses = pools.settlingUses
+        requests = pools.requests
+        parts = pools.parts
         commands = CommandQueue(capacity: 4096)
         cleaner = Cleaner(limits: limits, lineBytes: Int(geometry.lineBytes))
         placement = geometry.placement

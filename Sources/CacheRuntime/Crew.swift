@@ -10,7 +10,6 @@ struct Succession {
 /// meanwhile. After a crash that is the time in which the last I/O of the dead process ends.
 final class Crew {
     private let identities: [WorkerIdentity]
-    private let limits: EngineLimits
     private var waiting: [Worker] = []
 
     var count: Int { identities.count }
@@ -23,7 +22,6 @@ final class Crew {
         identities = (0..<count).map {
             WorkerIdentity(number: $0, mailboxes: mailboxes, board: board)
         }
-        self.limits = limits
         let cpus = NativeThread.allowedCPUs()
         let byUserCopy = options.movement == .userCopy
         do throws(CacheError) {
@@ -57,9 +55,7 @@ final class Crew {
         waiting = []
         for (worker, identity) in zip(begun, identities) {
             worker.begin(
-                WorkerSetup(
-                    identity: identity, shared: shared, limits: limits,
-                    cacheDescriptor: cacheDescriptor))
+                WorkerSetup(identity: identity, shared: shared, cacheDescriptor: cacheDescriptor))
         }
         var serving: [Worker] = []
         var failure: CacheError?

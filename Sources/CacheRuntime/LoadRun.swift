@@ -104,7 +104,7 @@ package final class LoadRun {
         for number in 0..<workerCount {
             var setup = WorkerSetup(
                 identity: WorkerIdentity(number: number, mailboxes: mailboxes, board: board),
-                shared: shared, limits: options.limits, cacheDescriptor: cache.descriptor)
+                shared: shared, cacheDescriptor: cache.descriptor)
             setup.report = reports[number]
             mailboxes[number].post(
                 .attachCore(

@@ -58,7 +58,9 @@ package final class MemoryImage: @unchecked Sendable {
     package let journalMemory: UnsafeMutableRawPointer
     private let base: UnsafeMutableRawPointer
     private let byteCount: Int
-    private let descriptor: Int32
+    /// Of its own: the keeper of a dead process still has the mapping, and with it the file that
+    /// was mapped.
+    private let lock: Int32
 
     package static let version = Header.versionValue
 
@@ -108,15 +110,16 @@ package final class MemoryImage: @unchecked Sendable {
         unlink(path)
         let descriptor = open(directory, Self.unnamedFile | O_RDWR | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else { throw Self.failed("Creating", path, errno) }
+        defer { close(descriptor) }
+        let lock = try Self.claim(descriptor, path)
         let base: UnsafeMutableRawPointer
         do {
-            try Self.claim(descriptor, path)
             base = try Self.mapReserved(descriptor, path, byteCount)
         } catch {
-            close(descriptor)
+            close(lock)
             throw error
         }
-        self.init(path, identity, geometry, workerCount, base, byteCount, descriptor)
+        self.init(path, identity, geometry, workerCount, base, byteCount, lock)
         writeHeader(geometry)
     }
 
@@ -135,14 +138,14 @@ package final class MemoryImage: @unchecked Sendable {
 
     private init(
         _ path: String, _ identity: ImageIdentity, _ geometry: Geometry, _ workerCount: Int,
-        _ base: UnsafeMutableRawPointer, _ byteCount: Int, _ descriptor: Int32
+        _ base: UnsafeMutableRawPointer, _ byteCount: Int, _ lock: Int32
     ) {
         self.path = path
         self.identity = identity
         self.workerCount = workerCount
         self.base = base
         self.byteCount = byteCount
-        self.descriptor = descriptor
+        self.lock = lock
         pages = base + Self.pagesOffset
         counters = pages + Int(geometry.setCount) * SetPageLayout.byteCount
         journalMemory = counters + SharedCache.counterBytes(workerCount: workerCount)
@@ -152,7 +155,7 @@ package final class MemoryImage: @unchecked Sendable {
     package func publish() throws(CacheError) {
         base.assumingMemoryBound(to: Atomic<UInt64>.self).pointee
             .store(Header.magicValue.littleEndian, ordering: .releasing)
-        let source = "/proc/self/fd/\(descriptor)"
+        let source = "/proc/self/fd/\(lock)"
         guard linkat(AT_FDCWD, source, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0 else {
             throw Self.failed("Naming", path, errno)
         }
@@ -160,7 +163,7 @@ package final class MemoryImage: @unchecked Sendable {
 
     deinit {
         munmap(base, byteCount)
-        close(descriptor)
+        close(lock)
     }
 
     /// Removes the file; the mapping lives on until the last use of this object.
@@ -176,12 +179,16 @@ package final class MemoryImage: @unchecked Sendable {
         if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { unlink(path) }
     }
 
-    /// The lock ends with the process, however it ends.
-    private static func claim(_ descriptor: Int32, _ path: String) throws(CacheError) {
-        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+    /// Opens the file once more and locks it. The lock ends with the process, however it ends.
+    private static func claim(_ descriptor: Int32, _ path: String) throws(CacheError) -> Int32 {
+        let lock = open("/proc/self/fd/\(descriptor)", O_RDONLY | O_CLOEXEC)
+        guard lock >= 0 else { throw failed("Opening", path, errno) }
+        guard flock(lock, LOCK_EX | LOCK_NB) == 0 else {
+            close(lock)
             throw CacheError(
                 .busy, "The memory image '\(path)' is in use: another process serves this cache.")
         }
+        return lock
     }
 
     /// A filesystem with `huge=advise` gives huge pages to mappings that ask for them, and only to
@@ -291,16 +298,17 @@ extension MemoryImage {
         }
         let descriptor = open(path, O_RDWR | O_CLOEXEC)
         guard descriptor >= 0 else { throw Self.failed("Opening", path, errno) }
+        defer { close(descriptor) }
+        let lock = try Self.claim(descriptor, path)
         let byteCount = Self.byteCount(geometry, workerCount: workerCount)
         let base: UnsafeMutableRawPointer
         do {
-            try Self.claim(descriptor, path)
             base = try Self.map(descriptor, path, byteCount)
         } catch {
-            close(descriptor)
+            close(lock)
             throw error
         }
-        self.init(path, identity, geometry, workerCount, base, byteCount, descriptor)
+        self.init(path, identity, geometry, workerCount, base, byteCount, lock)
     }
 
     /// Looks at the header of the file in the place of the cache's image.

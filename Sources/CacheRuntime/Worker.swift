@@ -91,20 +91,24 @@ private final class Handover: Sendable {
 /// What a worker thread makes for itself before it knows its cache. The ring belongs to the thread
 /// that makes it.
 struct WorkerTools: ~Copyable {
-    // Room for every transfer, and for a ublk queue's tags besides.
-    static let completionMax: UInt32 = 16384
-    var ring: Ring
-    var cleaning: BufferArena
+    /// Transfers on their way at a time.
+    private static let transferMax = 4096
+    var devices: DeviceRing
+    let cleaning: BufferArena
+    let tables: WorkerTables
+    let pools: EnginePools
 
     init(_ limits: EngineLimits) throws(RingError) {
-        var ring = try Ring(entries: 2048, completions: Self.completionMax)
+        var ring = try Ring(entries: 2048, completions: UInt32(WorkerTables.completionMax))
         try ring.registerFiles(count: WorkerFile.count)
         guard
             let cleaning = BufferArena(
                 bufferBytes: limits.cleaningBatchBytes, count: limits.cleaningBatches)
         else { throw RingError(step: "get memory", errno: ENOMEM) }
-        self.ring = ring
+        devices = DeviceRing(ring: ring, capacity: Self.transferMax)
         self.cleaning = cleaning
+        tables = WorkerTables(slotCount: limits.requestSlots)
+        pools = EnginePools(limits)
     }
 }
 
@@ -112,10 +116,7 @@ struct WorkerTools: ~Copyable {
 struct WorkerSetup: Sendable {
     let identity: WorkerIdentity
     let shared: SharedCache
-    let limits: EngineLimits
     let cacheDescriptor: Int32
-    /// Transfers on their way at a time.
-    var transferMax = 4096
     /// Gets what the worker did, at its end.
     var report: WorkerReport?
 
@@ -141,20 +142,17 @@ struct WorkerSetup: Sendable {
     private func makeLoop<Front: RequestFront & ~Copyable>(
         front: consuming Front, _ tools: consuming WorkerTools
     ) throws(RingError) -> TurnLoop<WorkerBackend<Front>> {
-        let result = tools.ring.setFile(WorkerFile.cache, descriptor: cacheDescriptor)
+        let result = tools.devices.ring.setFile(WorkerFile.cache, descriptor: cacheDescriptor)
         guard result == 0 else { throw RingError(step: "register a file", errno: -result) }
-        let ring = tools.ring
-        let cleaning = tools.cleaning
-        let data = DataTable(slotCount: limits.requestSlots)
+        let pools = tools.pools
+        let dataChecksum = tools.tables.dataChecksum
         var backend = WorkerBackend(
-            devices: DeviceRing(ring: ring, capacity: transferMax), front: front, worker: identity,
-            cleaning: cleaning, completionCapacity: Int(WorkerTools.completionMax),
-            journal: shared.journal, data: data)
+            devices: tools.devices, front: front, worker: identity, cleaning: tools.cleaning,
+            tables: tools.tables, journal: shared.journal)
         backend.openMailbox()
         return TurnLoop(
             engine: Engine(
-                shared: shared, worker: identity.number, limits: limits,
-                dataChecksum: data.checksum),
+                shared: shared, worker: identity.number, pools: pools, dataChecksum: dataChecksum),
             backend: backend)
     }
 }

@@ -11,17 +11,10 @@ struct WorkerBackend<Front: RequestFront & ~Copyable>: TurnBackend, ~Copyable {
     private let mailboxes: [Mailbox<WorkerMessage>]
     private let board: ReleaseBoard
     private var cleaning: BufferArena
-    private let cores: CoreTable
     private let journal: Journal
-    /// Where the data of each slot's request is, for the journal's checksums.
-    private let data: DataTable
-    /// Completions taken from the ring and not yet looked at.
-    private let completions: UnsafeMutablePointer<(userData: UInt64, result: Int32)>
-    private let completionCapacity: Int
+    private let tables: WorkerTables
     private var completionNext = 0
     private var completionCount = 0
-    /// Where the ring puts the mailbox's event count.
-    private let eventCount: UnsafeMutablePointer<UInt64>
     private var isMailboxArmed = false
     private var messages: [WorkerMessage] = []
     private var stopping: Reply?
@@ -36,29 +29,16 @@ struct WorkerBackend<Front: RequestFront & ~Copyable>: TurnBackend, ~Copyable {
 
     init(
         devices: consuming DeviceRing, front: consuming Front, worker: WorkerIdentity,
-        cleaning: consuming BufferArena, completionCapacity: Int, journal: Journal,
-        data: DataTable
+        cleaning: consuming BufferArena, tables: consuming WorkerTables, journal: Journal
     ) {
         self.journal = journal
-        self.data = data
+        self.tables = tables
         self.devices = devices
         self.front = front
         self.cleaning = cleaning
         number = worker.number
         mailboxes = worker.mailboxes
         board = worker.board
-        cores = CoreTable()
-        self.completionCapacity = completionCapacity
-        completions = .allocate(capacity: completionCapacity)
-        eventCount = .allocate(capacity: 1)
-        eventCount.initialize(to: 0)
-    }
-
-    deinit {
-        completions.deallocate()
-        eventCount.deallocate()
-        cores.deallocate()
-        data.deallocate()
     }
 
     /// A control thread asked for the worker's end, and nothing is under way here.
@@ -86,6 +66,48 @@ struct WorkerIdentity: Sendable {
     let number: Int
     let mailboxes: [Mailbox<WorkerMessage>]
     let board: ReleaseBoard
+}
+
+/// What a worker looks things up in.
+struct WorkerTables: ~Copyable {
+    /// Room for every transfer, and for a ublk queue's tags besides.
+    static let completionMax = 16384
+    fileprivate let cores = CoreTable()
+    /// Where the data of each slot's request is, for the journal's checksums.
+    fileprivate let data: UnsafeMutablePointer<UnsafeMutableRawPointer?>
+    /// Completions taken from the ring and not yet looked at.
+    fileprivate let completions: UnsafeMutablePointer<(userData: UInt64, result: Int32)>
+    /// Where the ring puts the mailbox's event count.
+    fileprivate let eventCount: UnsafeMutablePointer<UInt64>
+
+    init(slotCount: Int) {
+        data = .allocate(capacity: slotCount)
+        data.initialize(repeating: nil, count: slotCount)
+        completions = .allocate(capacity: Self.completionMax)
+        eventCount = .allocate(capacity: 1)
+        eventCount.initialize(to: 0)
+    }
+
+    deinit {
+        cores.deallocate()
+        data.deallocate()
+        completions.deallocate()
+        eventCount.deallocate()
+    }
+
+    /// For as long as the tables are there.
+    var dataChecksum: DataChecksum {
+        DataChecksum(context: UnsafeMutableRawPointer(data)) {
+            context, slot, offset, byteCount, seed in
+            let addresses = context.assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
+            guard let data = addresses[Int(slot)] else {
+                preconditionFailure("the checksum of a request without data")
+            }
+            return CacheFormat.checksum(
+                UnsafeRawBufferPointer(start: data + Int(offset), count: Int(byteCount)),
+                continuing: seed)
+        }
+    }
 }
 
 /// What a worker knows of each core, by core id.
@@ -117,39 +139,13 @@ private struct CoreTable {
     }
 }
 
-/// Where the data of requests is, by their slots in the engine: what checksums are made of.
-struct DataTable {
-    let addresses: UnsafeMutablePointer<UnsafeMutableRawPointer?>
-
-    init(slotCount: Int) {
-        addresses = .allocate(capacity: slotCount)
-        addresses.initialize(repeating: nil, count: slotCount)
-    }
-
-    func deallocate() { addresses.deallocate() }
-
-    /// For as long as the table is there.
-    var checksum: DataChecksum {
-        DataChecksum(context: UnsafeMutableRawPointer(addresses)) {
-            context, slot, offset, byteCount, seed in
-            let addresses = context.assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
-            guard let data = addresses[Int(slot)] else {
-                preconditionFailure("the checksum of a request without data")
-            }
-            return CacheFormat.checksum(
-                UnsafeRawBufferPointer(start: data + Int(offset), count: Int(byteCount)),
-                continuing: seed)
-        }
-    }
-}
-
 // MARK: - Events
 
 extension WorkerBackend where Front: ~Copyable {
     mutating func nextEvent(acceptsRequests: Bool) -> TurnEvent? {
         self.acceptsRequests = acceptsRequests
         while completionNext < completionCount {
-            let (userData, result) = completions[completionNext]
+            let (userData, result) = tables.completions[completionNext]
             completionNext += 1
             if let event = completed(userData, result) { return event }
         }
@@ -167,7 +163,7 @@ extension WorkerBackend where Front: ~Copyable {
         switch CompletionOwner(rawValue: userData >> 56) {
         case .transfer:
             guard let end = devices.ended(userData: userData, result: result) else { return nil }
-            if end.isCore { cores.inFlight[Int(end.core)] -= 1 }
+            if end.isCore { tables.cores.inFlight[Int(end.core)] -= 1 }
             if end.slot != .max { front.transferEnded(slot: end.slot) }
             return .completion(end.token, result: end.result)
         case .mailbox:
@@ -188,16 +184,16 @@ extension WorkerBackend where Front: ~Copyable {
     }
 
     mutating func accepted(origin: UInt64, slot: UInt32) {
-        data.addresses[Int(slot)] = front.accepted(origin: origin, slot: slot)
+        tables.data[Int(slot)] = front.accepted(origin: origin, slot: slot)
     }
 
     mutating func flushRefused(core: UInt16) { flushEnded(core, -EBUSY) }
 
     private func flushEnded(_ core: UInt16, _ result: Int32) {
-        guard let reply = cores.flushes[Int(core)] else {
+        guard let reply = tables.cores.flushes[Int(core)] else {
             preconditionFailure("a flush nobody began has ended")
         }
-        cores.flushes[Int(core)] = nil
+        tables.cores.flushes[Int(core)] = nil
         reply.takeRetainedValue().set(result)
     }
 }
@@ -216,8 +212,9 @@ extension WorkerBackend where Front: ~Copyable {
         case .detachQueue(let device, let reply):
             front.detach(device: device, reply, &devices)
         case .beginFlush(let core, let reply):
-            precondition(cores.flushes[Int(core)] == nil, "a core is flushed twice at a time")
-            cores.flushes[Int(core)] = Unmanaged.passRetained(reply)
+            precondition(
+                tables.cores.flushes[Int(core)] == nil, "a core is flushed twice at a time")
+            tables.cores.flushes[Int(core)] = Unmanaged.passRetained(reply)
             return .beginFlush(core: core)
         case .cancelFlush(let core):
             return .cancelFlush(core: core)
@@ -236,20 +233,20 @@ extension WorkerBackend where Front: ~Copyable {
     private mutating func attachCore(
         _ core: UInt16, _ descriptor: Int32, _ isBlockDevice: Bool
     ) -> Int32 {
-        precondition(cores.files[Int(core)] == 0, "a core is attached twice")
+        precondition(tables.cores.files[Int(core)] == 0, "a core is attached twice")
         guard let file = devices.ring.freeFile(from: WorkerFile.first) else { return -ENFILE }
         let result = devices.ring.setFile(file, descriptor: descriptor)
         guard result == 0 else { return result }
-        cores.files[Int(core)] = file
-        cores.canDiscardByCommand[Int(core)] = isBlockDevice
+        tables.cores.files[Int(core)] = file
+        tables.cores.canDiscardByCommand[Int(core)] = isBlockDevice
         return 0
     }
 
     private mutating func detachCore(_ core: UInt16) -> Int32 {
-        guard cores.inFlight[Int(core)] == 0 else { return -EBUSY }
-        guard cores.files[Int(core)] != 0 else { return 0 }
-        let result = devices.ring.setFile(cores.files[Int(core)], descriptor: -1)
-        cores.files[Int(core)] = 0
+        guard tables.cores.inFlight[Int(core)] == 0 else { return -EBUSY }
+        guard tables.cores.files[Int(core)] != 0 else { return 0 }
+        let result = devices.ring.setFile(tables.cores.files[Int(core)], descriptor: -1)
+        tables.cores.files[Int(core)] = 0
         return result
     }
 }
@@ -302,14 +299,14 @@ extension WorkerBackend where Front: ~Copyable {
         case .writeCore: (transfer.operation, isCore) = (.write, true)
         case .flushCore: (transfer.operation, isCore) = (.flush, true)
         case .discardCore:
-            let byCommand = cores.canDiscardByCommand[Int(command.pointee.core)]
+            let byCommand = tables.cores.canDiscardByCommand[Int(command.pointee.core)]
             (transfer.operation, isCore) = (byCommand ? .discard : .punchHole, true)
             transfer.byteCount = command.pointee.discardByteCount
         case .answer, .releaseSlot, .wakeWorker, .flushEnded, .writesSettled:
             preconditionFailure("not a transfer")
         }
         if isCore {
-            transfer.file = cores.files[Int(command.pointee.core)]
+            transfer.file = tables.cores.files[Int(command.pointee.core)]
             precondition(transfer.file != 0, "a transfer of a core that is not attached")
         }
         return start(&transfer, command, isCore: isCore)
@@ -332,7 +329,7 @@ extension WorkerBackend where Front: ~Copyable {
             transfer.address = base + Int(command.pointee.bufferOffset)
         }
         guard devices.start(transfer) else { return false }
-        if isCore { cores.inFlight[Int(command.pointee.core)] += 1 }
+        if isCore { tables.cores.inFlight[Int(command.pointee.core)] += 1 }
         if transfer.slot != .max { front.transferStarted(slot: transfer.slot) }
         return true
     }
@@ -354,7 +351,7 @@ extension WorkerBackend where Front: ~Copyable {
             devices.ring.makeRoom(1)
             isMailboxArmed = devices.ring.prepareLongRead(
                 descriptor: mailboxes[number].eventDescriptor,
-                into: UnsafeMutableRawPointer(eventCount), byteCount: 8,
+                into: UnsafeMutableRawPointer(tables.eventCount), byteCount: 8,
                 userData: CompletionOwner.mailbox.tag)
         }
         let isBacklog = completionNext < completionCount
@@ -373,6 +370,7 @@ extension WorkerBackend where Front: ~Copyable {
 
     private mutating func collect() {
         completionNext = 0
-        completionCount = devices.ring.drain(into: completions, capacity: completionCapacity)
+        completionCount = devices.ring.drain(
+            into: tables.completions, capacity: WorkerTables.completionMax)
     }
 }

@@ -1,3 +1,4 @@
+import CLinux
 import CacheEngine
 import CacheRuntime
 package import ControlProtocol
@@ -15,6 +16,13 @@ package final class RuntimeService: CacheService {
     /// What a process does before it has anything to do with a cache.
     package static func prepare(_ logger: Logger) throws(ErrorBody) {
         for refusal in ServerHygiene.apply() { logger.warning("\(refusal)") }
+        let keeper = ucas_keep_memory()
+        if keeper < 0 {
+            let reason = String(cString: strerror(-keeper))
+            logger.warning(
+                "No keeper could be started (\(reason)): after a death of this process its memory goes first, and the cache's users wait for that."
+            )
+        }
         let features = try kernelFeatures()
         logger.info(
             "kernel interface",

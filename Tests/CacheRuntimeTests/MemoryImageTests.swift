@@ -66,6 +66,27 @@ import Testing
         #expect(second.counters.load(fromByteOffset: 8, as: UInt64.self) == 0x77)
     }
 
+    /// The keeper of a dead process has its mappings for a while, and none of its open files.
+    @Test func aMappingThatIsLeftDoesNotKeepTheImageLocked() throws {
+        typealias Remap =
+            @convention(c) (
+                UnsafeMutableRawPointer?, Int, Int, Int32, UnsafeMutableRawPointer?
+            ) -> UnsafeMutableRawPointer?
+        let remap = unsafeBitCast(try #require(dlsym(nil, "mremap")), to: Remap.self)
+        let geometry = try #require(geometry)
+        let identity = try identity()
+        var first: MemoryImage? = try MemoryImage(
+            creating: identity, geometry: geometry, workerCount: 2)
+        try first?.publish()
+        // A second mapping of what a first one maps: mremap of no bytes, MREMAP_MAYMOVE.
+        let left = remap(first?.pages, 0, 4096, 1, nil)
+        try #require(left != nil && left != MAP_FAILED)
+        defer { munmap(left, 4096) }
+        first = nil
+        let second = try MemoryImage(attaching: identity, geometry: geometry)
+        second.remove()
+    }
+
     @Test func anImageOfSomethingElseIsNotAttached() throws {
         let geometry = try #require(geometry)
         let identity = try identity()

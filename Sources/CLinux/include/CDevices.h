@@ -50,6 +50,10 @@ int ucas_name_thread(const char *name);
 // The same of the calling one.
 int ucas_allowed_cpus(uint32_t *cpus, uint32_t capacity);
 
+// Begins the keeper (keeper.c): after the death of this process its devices are free before its
+// memory is. Once in a process, from any thread. Returns the keeper's process id or -errno.
+int ucas_keep_memory(void);
+
 // Raises the limit of open files as far as this process may.
 int ucas_raise_file_limit(void);
 
