@@ -108,7 +108,13 @@ public struct Command: Equatable, Sendable {
 
     /// Writes only: the data must be durable when the command completes.
     @inlinable public var forceUnitAccess: Bool {
-        get { kind != .answer && flag }
+        get { kind != .answer && kind != .readCore && flag }
+        set { flag = newValue }
+    }
+    /// `readCore` only: some of its bytes are written to the cache after the answer, as they are
+    /// then. So they must not go to memory that the user has.
+    @inlinable public var isFilled: Bool {
+        get { kind == .readCore && flag }
         set { flag = newValue }
     }
     /// `answer` only.

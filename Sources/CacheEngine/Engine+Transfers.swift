@@ -148,6 +148,7 @@ extension Engine {
         {
             last.pointee.byteCount += byteCount
             last.pointee.token = last.pointee.token.withChain
+            if kind == .readCore, part.pointee.owners != 0 { last.pointee.isFilled = true }
             return
         }
         let command = commands.append(kind)
@@ -156,9 +157,12 @@ extension Engine {
         command.pointee.bufferOffset = offset
         command.pointee.byteCount = byteCount
         command.pointee.deviceOffset = from * 512
-        command.pointee.forceUnitAccess =
-            kind == .writeCore
-            && (request.pointee.request.forceUnitAccess || shared.durability == .write)
+        if kind == .readCore {
+            command.pointee.isFilled = part.pointee.owners != 0
+        } else {
+            command.pointee.forceUnitAccess =
+                request.pointee.request.forceUnitAccess || shared.durability == .write
+        }
         command.pointee.token = Token(
             .part, slot: index, generation: parts.generation(index), isCore: true)
     }

@@ -323,10 +323,12 @@ extension Engine {
             let first = left.trailingZeroBitCount
             let count = (~(left >> UInt16(first))).trailingZeroBitCount
             left &= ~UInt16(truncatingIfNeeded: (UInt32(1) << UInt32(first + count)) - 1)
-            crc = dataChecksum.function(
+            let continued = dataChecksum.function(
                 dataChecksum.context, part.pointee.request,
                 UInt32(truncatingIfNeeded: start &+ UInt64(first) << (granuleShift + 9)),
                 UInt32(count) << UInt32(granuleShift + 9), crc)
+            if continued == DataChecksum.unknown { return nil }
+            crc = UInt32(truncatingIfNeeded: continued)
         }
         return crc
     }

@@ -70,6 +70,11 @@ public struct Journal: @unchecked Sendable {
         SetPageView(base: base + (1 + Self.blockBuffers + index) * Geometry.blockBytes)
     }
 
+    /// Changes when a commit begins.
+    @inline(__always) public var openCommitMark: UInt16 {
+        UInt16(truncatingIfNeeded: state.pointee.window.load(ordering: .relaxed))
+    }
+
     /// Where a metadata buffer of a command is.
     public func address(metadata index: UInt32) -> UnsafeMutableRawPointer {
         precondition(index < Self.blockBuffers + Self.pageBuffers)

@@ -253,6 +253,12 @@ extension SharedCache {
         }
     }
 
+    /// Whether a write that starts now goes to both devices, or has to be durable at its answer:
+    /// then its data is needed in memory that does not change.
+    @inline(__always) public var holdsWrites: Bool {
+        effectiveMode == .writeThrough || durability == .write
+    }
+
     public func freezeDirty() {
         control.pointee.freezeCount.wrappingAdd(1, ordering: .acquiringAndReleasing)
     }

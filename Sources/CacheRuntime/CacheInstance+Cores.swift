@@ -186,7 +186,7 @@ extension CacheInstance {
         guard let publisher else { return }
         let plan = ExportedDevice.Plan(
             core: id, tag: tag(id), link: link(id), limits: limits,
-            queueDepth: options.queueDepth, movement: options.movement)
+            queueDepth: options.queueDepth, movement: options.movement ?? .best(publisher.features))
         let exported: ExportedDevice
         if let left = try takeLeftDevice(plan) {
             exported = try ExportedDevice(

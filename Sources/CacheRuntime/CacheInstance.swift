@@ -30,7 +30,11 @@ package final class CacheInstance: @unchecked Sendable {
         /// nil: one for each CPU this process may use.
         package var workerCount: Int?
         package var queueDepth: UInt16 = 128
-        package var movement = DataMovement.copy
+        /// nil: the best that the kernel has.
+        package var movement: DataMovement?
+        /// Automatic: how many requests of a worker may have their pages registered at a time; the
+        /// others go by user copy. At most what a ring can have.
+        package var registeredRequestMax: UInt32 = 16384
         package var limits = EngineLimits()
         /// Tests: plain files as devices, and no exported devices.
         package var allowsPlainFiles = false

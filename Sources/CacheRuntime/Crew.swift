@@ -23,15 +23,16 @@ final class Crew {
             WorkerIdentity(number: $0, mailboxes: mailboxes, board: board)
         }
         let cpus = NativeThread.allowedCPUs()
-        let byUserCopy = options.movement == .userCopy
+        let isCopying = options.movement == .copy
         do throws(CacheError) {
             for identity in identities {
                 let worker = try Worker(
-                    identity, limits: limits, cpu: cpus[identity.number % cpus.count]
+                    identity, limits: limits, cpu: cpus[identity.number % cpus.count],
+                    placeMax: options.registeredRequestMax
                 ) {
                     UblkFront(
-                        slotCount: limits.requestSlots, shortBuffers: byUserCopy ? 256 : 64,
-                        longBuffers: byUserCopy ? 32 : 8,
+                        slotCount: limits.requestSlots, shortBuffers: isCopying ? 64 : 256,
+                        longBuffers: isCopying ? 8 : 32,
                         requestBytesMax: Int(ExportedLimits.requestBytesMax))
                 }
                 waiting.append(worker)

@@ -76,7 +76,15 @@ struct Transfer {
     /// The request slot whose buffer it uses, or `.max`.
     var slot = UInt32.max
     var generation: UInt32 = 0
+    /// Where the bytes are; nil if they are in a place of the ring's buffer table.
     var address: UnsafeMutableRawPointer?
+    /// That place, and the first byte in it.
+    var place: UInt16 = 0
+    var placeStart: UInt32 = 0
+    /// Reads: what was read is written there before the transfer has ended, to a registered file;
+    /// 0 for none.
+    var outFile: UInt32 = 0
+    var outOffset: UInt64 = 0
     var deviceOffset: UInt64 = 0
     var byteCount: UInt64 = 0
     var done: UInt64 = 0
@@ -87,6 +95,7 @@ struct Transfer {
         guard let address else { preconditionFailure("a transfer without a buffer") }
         return address + Int(done)
     }
+    var startInPlace: UInt32 { placeStart + UInt32(truncatingIfNeeded: done) }
 }
 
 /// How a transfer ended: 0 or -errno.
@@ -133,6 +142,15 @@ extension DeviceRing {
         let left = transfer.pointee.byteCount - transfer.pointee.done
         let file = transfer.pointee.file
         switch transfer.pointee.operation {
+        case .read where transfer.pointee.address == nil:
+            return ring.prepareRead(
+                file: file, place: transfer.pointee.place, start: transfer.pointee.startInPlace,
+                byteCount: UInt32(left), offset: offset, userData: userData)
+        case .write where transfer.pointee.address == nil:
+            return ring.prepareWrite(
+                file: file, place: transfer.pointee.place, start: transfer.pointee.startInPlace,
+                byteCount: UInt32(left), offset: offset, isDurable: transfer.pointee.isDurable,
+                userData: userData)
         case .read:
             return ring.prepareRead(
                 file: file, into: transfer.pointee.rest, byteCount: UInt32(left), offset: offset,
@@ -161,11 +179,26 @@ extension DeviceRing {
             UInt64(transfer.pointee.generation & 0xffffff) == userData >> 32 & 0xffffff,
             "a completion for a transfer that has ended")
         switch verdict(transfer, result) {
-        case .ended(let final): return end(index, final)
+        case .ended(let final):
+            if final == 0, transfer.pointee.outFile != 0 {
+                beginMovingOut(transfer)
+                queue(index)
+                return nil
+            }
+            return end(index, final)
         case .goesOn:
             queue(index)
             return nil
         }
+    }
+
+    private func beginMovingOut(_ transfer: UnsafeMutablePointer<Transfer>) {
+        transfer.pointee.operation = .write
+        transfer.pointee.file = transfer.pointee.outFile
+        transfer.pointee.deviceOffset = transfer.pointee.outOffset
+        transfer.pointee.outFile = 0
+        transfer.pointee.done = 0
+        transfer.pointee.attempts = 0
     }
 
     private enum Verdict {

@@ -8,6 +8,33 @@ package enum DataMovement: String, Sendable, CaseIterable {
     case copy
     /// This process reads and writes the request's pages through /dev/ublkc*N*.
     case userCopy = "user-copy"
+    /// The devices read and write the request's pages; what must not change goes by user copy.
+    case automatic
+
+    /// The best that a kernel with these features has.
+    static func best(_ features: Features) -> DataMovement {
+        features.isSuperset(of: automaticFeatures) ? .automatic : .copy
+    }
+
+    /// What a device was made with.
+    init(of device: DeviceInfo) {
+        if device.features.contains(.autoBufferRegistration) {
+            self = .automatic
+        } else {
+            self = device.features.contains(.userCopy) ? .userCopy : .copy
+        }
+    }
+
+    /// What the device must have for it.
+    var features: Features {
+        switch self {
+        case .copy: []
+        case .userCopy: .userCopy
+        case .automatic: Self.automaticFeatures
+        }
+    }
+
+    private static let automaticFeatures: Features = [.autoBufferRegistration, .userCopy]
 }
 
 /// The 64 bits that the kernel keeps with an exported device, also beyond its server's death: whose
@@ -93,8 +120,7 @@ final class ExportedDevice: Sendable {
     private static let recovery: Features = [.userRecovery, .userRecoveryReissue]
 
     private static func features(_ plan: Plan, offered: Features) -> Features {
-        var wanted = recovery
-        if plan.movement == .userCopy { wanted.insert(.userCopy) }
+        var wanted = recovery.union(plan.movement.features)
         if offered.contains(.quiesce) { wanted.insert(.quiesce) }
         return wanted
     }
@@ -121,7 +147,7 @@ final class ExportedDevice: Sendable {
             try ControlDevice.openQueueDevice(info.id)
         }
         var plan = plan
-        plan.movement = info.features.contains(.userCopy) ? .userCopy : .copy
+        plan.movement = DataMovement(of: info)
         try serveQueues(info, plan)
         try Self.explained(plan) { () throws(UblkError) in
             try control.endRecovery(device: info.id)
@@ -182,8 +208,7 @@ final class ExportedDevice: Sendable {
         _ info: DeviceInfo, _ plan: Plan, _ control: ControlDevice
     ) throws(CacheError) -> Int32 {
         guard info.requestBytesMax >= ExportedLimits.requestBytesMax,
-            plan.movement != .userCopy || info.features.contains(.userCopy),
-            info.features.isSuperset(of: recovery)
+            info.features.isSuperset(of: recovery.union(plan.movement.features))
         else {
             throw CacheError(
                 .kernel,
@@ -225,7 +250,7 @@ final class ExportedDevice: Sendable {
                 QueueSetup(
                     device: number, core: core, descriptor: descriptor, queue: UInt16(worker),
                     depth: info.queueDepth, requestBytesMax: info.requestBytesMax,
-                    movesByUserCopy: plan.movement == .userCopy), reply)
+                    movement: plan.movement), reply)
         }
         if let failed = results.firstIndex(where: { $0 != 0 }) {
             throw CacheError(

@@ -131,7 +131,9 @@ struct LoadFront: RequestFront, ~Copyable {
 // MARK: - Requests
 
 extension LoadFront {
-    mutating func nextRequest(_: inout DeviceRing) -> (request: Request, origin: UInt64)? {
+    mutating func nextRequest(
+        _: inout DeviceRing, _: SharedCache
+    ) -> (request: Request, origin: UInt64)? {
         guard hasRequests, let buffer = buffers.acquire() else { return nil }
         if issuedCount == 0 { progress.startTime.store(monotonicNanoseconds(), ordering: .relaxed) }
         issuedCount += 1
@@ -183,8 +185,12 @@ extension LoadFront {
         return address(slot: slot)
     }
 
-    func address(slot: UInt32) -> UnsafeMutableRawPointer {
+    private func address(slot: UInt32) -> UnsafeMutableRawPointer {
         buffers.address(bufferOfSlot[Int(slot)])
+    }
+
+    func locate(_ transfer: inout Transfer, offset: UInt32, isFilled: Bool) {
+        transfer.address = address(slot: transfer.slot) + Int(offset)
     }
 
     func transferStarted(slot: UInt32) {}

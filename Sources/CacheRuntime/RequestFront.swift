@@ -6,11 +6,14 @@ import CacheEngine
 /// it was answered and its slot released.
 protocol RequestFront: ~Copyable, SendableMetatype {
     /// The next request, and the front's own name for it.
-    mutating func nextRequest(_ devices: inout DeviceRing) -> (request: Request, origin: UInt64)?
-    /// Returns where the request's data is; nil if it has none.
+    mutating func nextRequest(
+        _ devices: inout DeviceRing, _ shared: SharedCache
+    ) -> (request: Request, origin: UInt64)?
+    /// Returns where the request's data is; nil if it has none, or none in this process's memory.
     mutating func accepted(origin: UInt64, slot: UInt32) -> UnsafeMutableRawPointer?
-    /// The start of the slot's buffer.
-    func address(slot: UInt32) -> UnsafeMutableRawPointer
+    /// Tells the transfer where the slot's bytes from `offset` on are. What `isFilled` is still
+    /// needed, and unchanged, after the answer.
+    func locate(_ transfer: inout Transfer, offset: UInt32, isFilled: Bool)
     /// A device transfer in the slot's buffer began or ended.
     mutating func transferStarted(slot: UInt32)
     mutating func transferEnded(slot: UInt32)

@@ -5,7 +5,7 @@ struct TagState {
     enum Phase: UInt8 {
         /// With the kernel.
         case fetching
-        /// User copy: waits for a buffer.
+        /// Waits for a buffer of the pool.
         case waiting
         /// User copy: its data are on the way to the buffer.
         case copyingIn
@@ -17,7 +17,9 @@ struct TagState {
     }
 
     var phase = Phase.fetching
-    /// User copy: a buffer of the pool.
+    /// Automatic: the request's pages are in the tag's place of the ring's buffer table.
+    var isRegistered = false
+    /// Not in copy mode: a buffer of the pool.
     var buffer = RequestPool.none
     /// User copy: bytes moved so far.
     var copied: UInt32 = 0
@@ -71,6 +73,8 @@ private final class TagBuffers {
 struct ServedQueue: ~Copyable {
     let setup: QueueSetup
     var queue: Queue
+    /// Automatic: of the first tag in the ring's buffer table; the others follow.
+    private let firstPlace: Int
     let tags: UnsafeMutablePointer<TagState>
     /// Copy mode: each tag's buffer.
     private let buffers: TagBuffers?
@@ -83,8 +87,9 @@ struct ServedQueue: ~Copyable {
     var detaching: Reply?
 
     /// nil when the system has no room for the buffers.
-    init?(_ setup: QueueSetup, queue: Queue) {
-        if setup.movesByUserCopy {
+    init?(_ setup: QueueSetup, queue: Queue, number: Int) {
+        firstPlace = number * Int(setup.depth)
+        if setup.movement != .copy {
             buffers = nil
             base = nil
         } else {
@@ -103,12 +108,20 @@ struct ServedQueue: ~Copyable {
 
     /// Copy mode: the tag's own buffer.
     func address(_ tag: UInt16) -> UnsafeMutableRawPointer {
-        guard let base else { preconditionFailure("a tag's buffer in user copy mode") }
+        guard let base else { preconditionFailure("a tag's buffer where tags have none") }
         return base + Int(tag) * Int(setup.requestBytesMax)
     }
 
     /// What a fetch or commit tells the driver.
     func data(_ tag: UInt16) -> TagData {
-        setup.movesByUserCopy ? .none : .memory(UInt64(UInt(bitPattern: address(tag))))
+        switch setup.movement {
+        case .copy: .memory(UInt64(UInt(bitPattern: address(tag))))
+        case .userCopy: .none
+        case .automatic: .place(place(tag), fallsBack: true)
+        }
     }
+
+    /// Automatic: the tag's place. One beyond the table's end is like a registration that fails:
+    /// the request comes without.
+    func place(_ tag: UInt16) -> UInt16 { UInt16(clamping: firstPlace + Int(tag)) }
 }

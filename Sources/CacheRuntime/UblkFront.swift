@@ -12,6 +12,12 @@ import Uring
 ///
 /// User copy mode: buffers come from the pool, and the data are moved by reading and writing
 /// /dev/ublkc*N* in the ring, before the request is offered and before its tag is committed.
+///
+/// Automatic mode: the kernel puts the request's pages into the ring's buffer table, and the
+/// devices read and write them there: no copy. Only what is needed in memory that its user cannot
+/// change goes through a buffer of the pool, by user copy: what is read from the core to fill the
+/// cache, writes that go to both devices, and writes whose records should have a checksum
+/// (`WriteHolding`). A request whose pages could not be registered is one of user copy mode.
 struct UblkFront: RequestFront, ~Copyable {
     static let queueMax = 512
 
@@ -23,12 +29,15 @@ struct UblkFront: RequestFront, ~Copyable {
     private var ready = TagList()
     private var waiting = TagList()
     private var attachingCount = 0
+    private var holding = WriteHolding()
 
     /// What the engine's slot number stands for.
     private struct SlotUse {
         var origin: UInt32 = 0
         var byteCount: UInt32 = 0
         var address: UnsafeMutableRawPointer?
+        /// Until the answer the request's pages are in the ring's buffer table.
+        var isRegistered = false
         /// A buffer of the pool that this slot holds.
         var buffer = RequestPool.none
         var transferCount: UInt32 = 0
@@ -99,13 +108,33 @@ extension UblkFront {
     private mutating func arrived(_ origin: UInt32, _ devices: inout DeviceRing) {
         let served = queues + Int(origin >> 16)
         let descriptor = served.pointee.queue.descriptor(tag: tag(origin))
-        guard served.pointee.setup.movesByUserCopy, descriptor.movesData else {
+        let movement = served.pointee.setup.movement
+        guard movement != .copy, descriptor.movesData else {
             makeReady(origin)
             return
         }
-        if waiting.isEmpty, giveBuffer(origin, descriptor, &devices) { return }
+        if movement == .automatic, !descriptor.needsRegistration {
+            state(origin).pointee.isRegistered = true
+            // Whether the data of a write must be held is known when it starts.
+            if descriptor.operation == .write {
+                makeReady(origin)
+                return
+            }
+        }
+        if !awaitBuffer(origin, descriptor, &devices) { makeReady(origin) }
+    }
+
+    /// Gets a buffer of the pool for the request, now or later, and a write's data into it. False
+    /// if the request can be offered.
+    private mutating func awaitBuffer(
+        _ origin: UInt32, _ descriptor: IODescriptor, _ devices: inout DeviceRing
+    ) -> Bool {
+        if waiting.isEmpty, let isReady = giveBuffer(origin, descriptor, &devices) {
+            return !isReady
+        }
         state(origin).pointee.phase = .waiting
         waiting.append(origin, queues)
+        return true
     }
 
     private mutating func makeReady(_ origin: UInt32) {
@@ -113,13 +142,23 @@ extension UblkFront {
         ready.append(origin, queues)
     }
 
-    mutating func nextRequest(_ devices: inout DeviceRing) -> (request: Request, origin: UInt64)? {
+    mutating func nextRequest(
+        _ devices: inout DeviceRing, _ shared: SharedCache
+    ) -> (request: Request, origin: UInt64)? {
         if attachingCount > 0 { settleAttachments(devices.submitCount) }
         while let origin = ready.removeFirst(queues) {
             let served = queues + Int(origin >> 16)
             let descriptor = served.pointee.queue.descriptor(tag: tag(origin))
             guard let request = request(descriptor, core: served.pointee.setup.core) else {
                 commit(origin, -EOPNOTSUPP, &devices)
+                continue
+            }
+            let isUnheldWrite =
+                request.operation == .write && state(origin).pointee.isRegistered
+                && state(origin).pointee.buffer == RequestPool.none
+            if isUnheldWrite, holding.holds(request, shared),
+                awaitBuffer(origin, descriptor, &devices)
+            {
                 continue
             }
             state(origin).pointee.phase = .serving
@@ -153,20 +192,41 @@ extension UblkFront {
         use.origin = origin
         if descriptor.movesData {
             use.byteCount = descriptor.sectorCount * 512
-            use.address =
-                served.pointee.setup.movesByUserCopy
-                ? pool.address(state(origin).pointee.buffer)
-                : served.pointee.address(tag(origin))
+            let tagState = state(origin).pointee
+            if served.pointee.setup.movement == .copy {
+                use.address = served.pointee.address(tag(origin))
+            } else if tagState.buffer != RequestPool.none {
+                use.address = pool.address(tagState.buffer)
+            }
+            // A write whose data is held is served from there.
+            use.isRegistered =
+                tagState.isRegistered && (descriptor.operation == .read || use.address == nil)
         }
         slots[Int(slot)] = use
         return use.address
     }
 
-    func address(slot: UInt32) -> UnsafeMutableRawPointer {
-        guard let address = slots[Int(slot)].address else {
-            preconditionFailure("a transfer in the buffer of a request without data")
+    func locate(_ transfer: inout Transfer, offset: UInt32, isFilled: Bool) {
+        let use = slots + Int(transfer.slot)
+        guard use.pointee.isRegistered, !isFilled else {
+            guard let address = use.pointee.address else {
+                preconditionFailure("a transfer in the buffer of a request without data")
+            }
+            transfer.address = address + Int(offset)
+            if use.pointee.isRegistered { moveOut(&transfer, use.pointee.origin, offset) }
+            return
         }
-        return address
+        transfer.address = nil
+        transfer.place = queues[Int(use.pointee.origin >> 16)].place(tag(use.pointee.origin))
+        transfer.placeStart = offset
+    }
+
+    /// What the transfer reads is put into the request's pages, too.
+    private func moveOut(_ transfer: inout Transfer, _ origin: UInt32, _ offset: UInt32) {
+        let served = queues + Int(origin >> 16)
+        transfer.outFile = served.pointee.queue.file
+        transfer.outOffset = Queue.userCopyOffset(
+            queue: served.pointee.setup.queue, tag: tag(origin), byte: offset)
     }
 
     func transferStarted(slot: UInt32) { slots[Int(slot)].transferCount += 1 }
@@ -182,6 +242,8 @@ extension UblkFront {
         let use = slots + Int(slot)
         let origin = use.pointee.origin
         use.pointee.result = result
+        // From the commit on the pages are the user's.
+        defer { if !use.pointee.isHeld { use.pointee.isRegistered = false } }
         if keepsBuffer && use.pointee.byteCount > 0 {
             let buffer = state(origin).pointee.buffer
             if buffer != RequestPool.none {
@@ -225,8 +287,9 @@ extension UblkFront {
     private mutating func finish(_ origin: UInt32, _ result: Int32, _ devices: inout DeviceRing) {
         let served = queues + Int(origin >> 16)
         let descriptor = served.pointee.queue.descriptor(tag: tag(origin))
-        let byUserCopy = served.pointee.setup.movesByUserCopy
-        if byUserCopy, descriptor.operation == .read, result == 0 {
+        let isInBuffer =
+            served.pointee.setup.movement != .copy && !state(origin).pointee.isRegistered
+        if isInBuffer, descriptor.operation == .read, result == 0 {
             state(origin).pointee.phase = .copyingOut
             state(origin).pointee.copied = 0
             startCopy(origin, descriptor, &devices)
@@ -254,21 +317,19 @@ extension UblkFront {
 // MARK: - User copy
 
 extension UblkFront {
-    /// False if there is no buffer now.
+    /// Whether the request can be offered with it, or its data is on the way; nil if there is no
+    /// buffer now.
     private mutating func giveBuffer(
         _ origin: UInt32, _ descriptor: IODescriptor, _ devices: inout DeviceRing
-    ) -> Bool {
+    ) -> Bool? {
         guard let buffer = pool.acquire(byteCount: Int(descriptor.sectorCount) * 512) else {
-            return false
+            return nil
         }
         state(origin).pointee.buffer = buffer
-        if descriptor.operation == .write {
-            state(origin).pointee.phase = .copyingIn
-            startCopy(origin, descriptor, &devices)
-        } else {
-            makeReady(origin)
-        }
-        return true
+        guard descriptor.operation == .write else { return true }
+        state(origin).pointee.phase = .copyingIn
+        startCopy(origin, descriptor, &devices)
+        return false
     }
 
     /// Gives a buffer back, and to whoever waits for one.
@@ -279,8 +340,10 @@ extension UblkFront {
             let descriptor = queues[Int(origin >> 16)].queue.descriptor(tag: tag(origin))
             guard pool.hasRoom(byteCount: Int(descriptor.sectorCount) * 512) else { return }
             _ = waiting.removeFirst(queues)
-            let isGiven = giveBuffer(origin, descriptor, &devices)
-            precondition(isGiven, "a buffer that was there is gone")
+            guard let isReady = giveBuffer(origin, descriptor, &devices) else {
+                preconditionFailure("a buffer that was there is gone")
+            }
+            if isReady { makeReady(origin) }
         }
     }
 
@@ -353,7 +416,7 @@ extension UblkFront {
             reply.set(-error.errno)
             return
         }
-        guard let served = ServedQueue(setup, queue: queue) else {
+        guard let served = ServedQueue(setup, queue: queue, number: place) else {
             queue.unmap()
             _ = devices.ring.setFile(file, descriptor: -1)
             reply.set(-ENOMEM)

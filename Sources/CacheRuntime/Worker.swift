@@ -15,7 +15,7 @@ final class Worker: Sendable {
 
     /// Starts the thread. It makes what it needs that has nothing to do with a cache, and waits.
     init<Front: RequestFront & ~Copyable>(
-        _ identity: WorkerIdentity, limits: EngineLimits, cpu: UInt32?,
+        _ identity: WorkerIdentity, limits: EngineLimits, cpu: UInt32?, placeMax: UInt32 = 0,
         makeFront: @escaping @Sendable () -> Front?
     ) throws(CacheError) {
         self.identity = identity
@@ -26,7 +26,7 @@ final class Worker: Sendable {
         thread = try NativeThread(name: "cas worker \(identity.number)", cpu: cpu) {
             do throws(RingError) {
                 guard let front = makeFront() else { return ready.set(-ENOMEM) }
-                let tools = try WorkerTools(limits)
+                let tools = try WorkerTools(limits, placeMax: placeMax)
                 guard let setup = handover.wait() else { return ready.set(-ECANCELED) }
                 setup.serve(front: front, tools, ready)
             } catch {
@@ -98,9 +98,12 @@ struct WorkerTools: ~Copyable {
     let tables: WorkerTables
     let pools: EnginePools
 
-    init(_ limits: EngineLimits) throws(RingError) {
+    /// `placeMax`: places for requests' pages in the ring's buffer table.
+    init(_ limits: EngineLimits, placeMax: UInt32) throws(RingError) {
         var ring = try Ring(entries: 2048, completions: UInt32(WorkerTables.completionMax))
         try ring.registerFiles(count: WorkerFile.count)
+        // Without a table the kernel registers nothing: requests come by user copy.
+        if placeMax > 0 { try? ring.registerBuffers(count: placeMax) }
         guard
             let cleaning = BufferArena(
                 bufferBytes: limits.cleaningBatchBytes, count: limits.cleaningBatches)
@@ -148,7 +151,7 @@ struct WorkerSetup: Sendable {
         let dataChecksum = tools.tables.dataChecksum
         var backend = WorkerBackend(
             devices: tools.devices, front: front, worker: identity, cleaning: tools.cleaning,
-            tables: tools.tables, journal: shared.journal)
+            tables: tools.tables, shared: shared)
         backend.openMailbox()
         return TurnLoop(
             engine: Engine(

@@ -11,6 +11,7 @@ struct WorkerBackend<Front: RequestFront & ~Copyable>: TurnBackend, ~Copyable {
     private let mailboxes: [Mailbox<WorkerMessage>]
     private let board: ReleaseBoard
     private var cleaning: BufferArena
+    private let shared: SharedCache
     private let journal: Journal
     private let tables: WorkerTables
     private var completionNext = 0
@@ -29,9 +30,10 @@ struct WorkerBackend<Front: RequestFront & ~Copyable>: TurnBackend, ~Copyable {
 
     init(
         devices: consuming DeviceRing, front: consuming Front, worker: WorkerIdentity,
-        cleaning: consuming BufferArena, tables: consuming WorkerTables, journal: Journal
+        cleaning: consuming BufferArena, tables: consuming WorkerTables, shared: SharedCache
     ) {
-        self.journal = journal
+        self.shared = shared
+        journal = shared.journal
         self.tables = tables
         self.devices = devices
         self.front = front
@@ -100,12 +102,11 @@ struct WorkerTables: ~Copyable {
         DataChecksum(context: UnsafeMutableRawPointer(data)) {
             context, slot, offset, byteCount, seed in
             let addresses = context.assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
-            guard let data = addresses[Int(slot)] else {
-                preconditionFailure("the checksum of a request without data")
-            }
-            return CacheFormat.checksum(
-                UnsafeRawBufferPointer(start: data + Int(offset), count: Int(byteCount)),
-                continuing: seed)
+            guard let data = addresses[Int(slot)] else { return DataChecksum.unknown }
+            return UInt64(
+                CacheFormat.checksum(
+                    UnsafeRawBufferPointer(start: data + Int(offset), count: Int(byteCount)),
+                    continuing: seed))
         }
     }
 }
@@ -153,7 +154,7 @@ extension WorkerBackend where Front: ~Copyable {
         while let message = messages.popLast() {
             if let event = handle(message) { return event }
         }
-        if acceptsRequests, let (request, origin) = front.nextRequest(&devices) {
+        if acceptsRequests, let (request, origin) = front.nextRequest(&devices, shared) {
             return .request(request, origin: origin)
         }
         return nil
@@ -317,21 +318,27 @@ extension WorkerBackend where Front: ~Copyable {
     ) -> Bool {
         if transfer.operation == .read || transfer.operation == .write {
             transfer.isDurable = command.pointee.forceUnitAccess
-            let base: UnsafeMutableRawPointer
-            if command.pointee.buffer.isCleaning {
-                base = cleaning.address(command.pointee.buffer.index)
-            } else if command.pointee.buffer.isMetadata {
-                base = journal.address(metadata: command.pointee.buffer.index)
-            } else {
-                transfer.slot = command.pointee.buffer.index
-                base = front.address(slot: command.pointee.buffer.index)
-            }
-            transfer.address = base + Int(command.pointee.bufferOffset)
+            locate(&transfer, command)
         }
         guard devices.start(transfer) else { return false }
         if isCore { tables.cores.inFlight[Int(command.pointee.core)] += 1 }
         if transfer.slot != .max { front.transferStarted(slot: transfer.slot) }
         return true
+    }
+
+    @inline(__always) private func locate(
+        _ transfer: inout Transfer, _ command: UnsafePointer<Command>
+    ) {
+        let buffer = command.pointee.buffer
+        let offset = command.pointee.bufferOffset
+        if buffer.isCleaning {
+            transfer.address = cleaning.address(buffer.index) + Int(offset)
+        } else if buffer.isMetadata {
+            transfer.address = journal.address(metadata: buffer.index) + Int(offset)
+        } else {
+            transfer.slot = buffer.index
+            front.locate(&transfer, offset: offset, isFilled: command.pointee.isFilled)
+        }
     }
 
     /// False if the other worker has not yet read what it was sent before.

@@ -30,5 +30,5 @@ struct QueueSetup: Sendable {
     let queue: UInt16
     let depth: UInt16
     let requestBytesMax: UInt32
-    let movesByUserCopy: Bool
+    let movement: DataMovement
 }

@@ -2,6 +2,7 @@ import CLinux
 import CacheEngine
 import CacheRuntime
 package import ControlProtocol
+import Foundation
 import Glibc
 package import Logging
 import Synchronization
@@ -20,7 +21,10 @@ package final class RuntimeService: CacheService {
         if keeper < 0 {
             let reason = String(cString: strerror(-keeper))
             logger.warning(
-                "No keeper could be started (\(reason)): after a death of this process its memory goes first, and the cache's users wait for that."
+                """
+                No keeper could be started (\(reason)): should this process die, users of the cache \
+                wait until its memory is gone.
+                """
             )
         }
         let features = try kernelFeatures()
@@ -152,7 +156,21 @@ package final class RuntimeService: CacheService {
         result.forcePartial = options.forcePartial
         result.resumesOnly = options.resume
         result.lineBytes = options.lineKiB.map { $0 &* 1024 }
+        result.movement = try EnvironmentOptions.movement()
+        result.registeredRequestMax =
+            try EnvironmentOptions.registeredRequestMax() ?? result.registeredRequestMax
         return result
+    }
+
+    private static func registeredRequestMax() throws(CacheError) -> UInt32? {
+        let name = "UBLK_CAS_REGISTERED_REQUESTS"
+        guard let wish = ProcessInfo.processInfo.environment[name] else { return nil }
+        guard let count = UInt32(wish), count <= 16384 else {
+            throw CacheError(
+                .invalidArgument,
+                "The environment variable \(name) is '\(wish)'; it may be a number up to 16384.")
+        }
+        return count
     }
 
     private static func engineMode(_ mode: CacheMode) throws(CacheError) -> EngineMode {

@@ -9,6 +9,8 @@ package struct Scenario {
     /// Whether the journal's records have checksums of the data: those of even workers, and those
     /// of odd ones. The product has all or none; both together put more to the test.
     package var hasChecksums = (even: true, odd: true)
+    /// Some writes have none, whoever's worker they come to.
+    package var hasDataElsewhere = false
     package var durability = EngineDurability.flush
     /// Per 100,000 steps: cuts of the power.
     package var powerCutsPer100000 = 0
@@ -71,6 +73,7 @@ package struct Scenario {
     /// With a load given it is crowded with that, whatever its seed.
     package init(seed: UInt64, load: CrowdedLoad? = nil) {
         self.seed = seed
+        hasDataElsewhere = seed & 3 == 3
         var random = SeededRandom(seed: seed)
         lineBytes = random.chance(70) ? 4096 : 8192
         setCount = [1, 2, 3, 5][random.below(4)]

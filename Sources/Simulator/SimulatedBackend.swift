@@ -76,7 +76,11 @@ struct SimulatedBackend: TurnBackend, ~Copyable {
             return
         }
         world.answered(client, result: result)
-        if !keepsBuffer { forget(slot) }
+        if !keepsBuffer {
+            forget(slot)
+        } else if client.request.operation == .read {
+            client.buffer.giveToUser()
+        }
     }
 
     /// The engine no longer uses the buffer: whatever still reads it reads rubbish.
@@ -123,9 +127,10 @@ final class SlotClients {
             guard let client = clients.slots[slot] else {
                 preconditionFailure("the checksum of a buffer that nobody has")
             }
+            if client.isElsewhere { return DataChecksum.unknown }
             let first = Int(offset / 512)
             return client.buffer.stamps[first..<first + Int(byteCount / 512)]
-                .withUnsafeBytes { checksum($0, continuing: seed) }
+                .withUnsafeBytes { UInt64(checksum($0, continuing: seed)) }
         }
     }
 }

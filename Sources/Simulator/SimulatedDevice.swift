@@ -114,5 +114,16 @@ final class SimulatedTransfer {
 /// A buffer of stamps, one a sector.
 final class SimulatedBuffer {
     var stamps: [UInt64]
-    init(sectorCount: Int) { stamps = [UInt64](repeating: .max, count: sectorCount) }
+    /// Read for the cache to be filled with it: not in memory that the user has.
+    var isOurs: [Bool]
+
+    init(sectorCount: Int) {
+        stamps = [UInt64](repeating: .max, count: sectorCount)
+        isOurs = [Bool](repeating: false, count: sectorCount)
+    }
+
+    /// The read is answered: its user may use what it got for something else.
+    func giveToUser() {
+        for index in stamps.indices where !isOurs[index] { stamps[index] = .max }
+    }
 }

@@ -74,6 +74,7 @@ extension World {
         let now = tick()
         let client = ClientRequest(
             origin: nextOrigin, request: request, core: core, begun: now, stamp: nextStamp)
+        client.isElsewhere = scenario.hasDataElsewhere && nextOrigin & 3 == 0
         nextOrigin += 1
         nextStamp += 1
         core.requestsUnderWay += 1

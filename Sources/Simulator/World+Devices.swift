@@ -123,6 +123,7 @@ extension World {
             switch command.kind {
             case .readCache, .readCore:
                 transfer.buffer?.stamps[bufferStart + sector] = device.read(deviceStart + sector)
+                transfer.buffer?.isOurs[bufferStart + sector] = command.isFilled
             case .writeCache where transfer.metadata != nil:
                 guard let metadata = transfer.metadata else { continue }
                 device.write(

@@ -169,6 +169,8 @@ final class ClientRequest {
     let begun: UInt64
     let stamp: UInt64
     let buffer: SimulatedBuffer
+    /// Its data does not pass through the cache's memory: nobody knows a checksum.
+    var isElsewhere = false
     var slot: UInt32?
     /// Flushes of the cache device before the process that is to answer it took it.
     var flushesBefore: UInt64 = 0

@@ -112,11 +112,11 @@ final class BenchBuffers {
 private func checksumOfBuffer(
     _ context: UnsafeMutableRawPointer, _ slot: UInt32, _ offset: UInt32, _ byteCount: UInt32,
     _ seed: UInt32
-) -> UInt32 {
+) -> UInt64 {
     let buffers = Unmanaged<BenchBuffers>.fromOpaque(context).takeUnretainedValue()
     guard let content = buffers.content[slot] else { return 0 }
     let first = Int(offset / 512)
-    return BenchBuffers.checksum(content[first..<first + Int(byteCount / 512)], seed)
+    return UInt64(BenchBuffers.checksum(content[first..<first + Int(byteCount / 512)], seed))
 }
 
 // MARK: - Requests
