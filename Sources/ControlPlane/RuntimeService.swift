@@ -22,10 +22,9 @@ package final class RuntimeService: CacheService {
             let reason = String(cString: strerror(-keeper))
             logger.warning(
                 """
-                No keeper could be started (\(reason)): should this process die, users of the cache \
-                wait until its memory is gone.
-                """
-            )
+                No keeper could be started (\(reason)): should this process die, users of the \
+                cache wait until its memory is gone.
+                """)
         }
         let features = try kernelFeatures()
         logger.info(
