@@ -116,14 +116,14 @@ static int keep(void *argument) {
     long worker = (long)argument;
     struct pollfd death = {.fd = (int)worker, .events = POLLIN};
     call(SYS_prctl, PR_SET_NAME, (long)"cas keeper", 0, 0, 0);
-    // What it does last must not take the time of whoever goes on with the devices.
-    call(SYS_setpriority, PRIO_PROCESS, 0, 19, 0, 0);
     // Only its copies: the worker's stay open.
     if (worker > 0) call(SYS_close_range, 0, worker - 1, 0, 0, 0);
     call(SYS_close_range, worker + 1, ~0U, 0, 0, 0);
     // Ready when the last thread of the worker has closed its files.
     while (call(SYS_ppoll, (long)&death, 1, 0, 0, 0) != 1) {}
     let_devices_go();
+    // The rest is for nobody: it must not take the time of whoever goes on with the devices.
+    call(SYS_setpriority, PRIO_PROCESS, 0, 19, 0, 0);
     return 0;
 }
 

@@ -18,6 +18,9 @@ public protocol TurnBackend: ~Copyable {
     mutating func nextEvent(acceptsRequests: Bool) -> TurnEvent?
     /// The engine took the request of `origin` and calls it, and its buffer, `slot` from now on.
     mutating func accepted(origin: UInt64, slot: UInt32)
+    /// Whether a request that the engine could not take may be offered to it now; false if the
+    /// backend has taken it back, to give it again later.
+    mutating func mayStart(_ request: Request, origin: UInt64) -> Bool
     /// Queues the command; false if there is no room, and then it is offered again later.
     mutating func prepare(_ command: UnsafePointer<Command>) -> Bool
     /// Answers a request, now or when there is room: the engine is through with it.
@@ -26,6 +29,10 @@ public protocol TurnBackend: ~Copyable {
     mutating func submit(mayWait: Bool)
     /// A flush could not be started because too many are under way.
     mutating func flushRefused(core: UInt16)
+}
+
+extension TurnBackend where Self: ~Copyable {
+    @inlinable public mutating func mayStart(_: Request, origin _: UInt64) -> Bool { true }
 }
 
 /// One worker: its engine, its world, and the order of things. Shared by product and simulator.
@@ -103,7 +110,7 @@ public struct TurnLoop<Backend: TurnBackend & ~Copyable>: ~Copyable {
     @inlinable mutating func retryWaiting() {
         guard let (request, origin) = waiting else { return }
         waiting = nil
-        take(request, origin)
+        if backend.mayStart(request, origin: origin) { take(request, origin) }
     }
 
     /// Whether a command was queued, and whether all were.

@@ -31,8 +31,8 @@ final class Crew {
                     placeMax: options.registeredRequestMax
                 ) {
                     UblkFront(
-                        slotCount: limits.requestSlots, shortBuffers: isCopying ? 64 : 256,
-                        longBuffers: isCopying ? 8 : 32,
+                        slotCount: limits.requestSlots, shortBuffers: isCopying ? 64 : 512,
+                        longBuffers: isCopying ? 8 : 128,
                         requestBytesMax: Int(ExportedLimits.requestBytesMax))
                 }
                 waiting.append(worker)

@@ -18,6 +18,10 @@ package struct DeviceLimits: Equatable, Sendable {
     package var discardMaxBytes: UInt64 = 0
     package var discardGranularityBytes: UInt32 = 0
     package var discardAlignmentBytes: UInt32 = 0
+    /// What the memory of a transfer is aligned to, a power of two up to 4096.
+    package var memoryAlignmentBytes: UInt32 = 512
+    /// The data of a write must not change on its way (checksums, mirrors).
+    package var needsStableData = false
 
     package init() {}
 
@@ -201,6 +205,12 @@ extension DeviceFile {
             UInt32(clamping: readNumber("\(queue)/discard_granularity") ?? 0)
         limits.discardAlignmentBytes =
             UInt32(clamping: readNumber("\(node)/discard_alignment") ?? 0)
+        if let mask = readNumber("\(queue)/dma_alignment"), mask < 4096,
+            (mask + 1).nonzeroBitCount == 1
+        {
+            limits.memoryAlignmentBytes = UInt32(mask + 1)
+        }
+        limits.needsStableData = readNumber("\(queue)/stable_writes") == 1
     }
 }
 

@@ -217,7 +217,10 @@ final class ExportedDevice: Sendable {
                     + "\(plan.movement.rawValue), with recovery.")
         }
         return try explained(plan) { () throws(UblkError) in
-            let parameters = plan.limits.parameters
+            var parameters = plan.limits.parameters
+            if plan.movement == .automatic {
+                parameters.memoryAlignmentBytes = plan.limits.memoryAlignmentBytes
+            }
             try control.setParameters(parameters, device: info.id)
             let wanted = DeviceParameters.basicType | DeviceParameters.discardType
             let taken = try control.parameterTypes(device: info.id)
@@ -234,6 +237,9 @@ final class ExportedDevice: Sendable {
         try awaitNode()
         // A scheduler between the block layer and a cache only adds time.
         writeText("none", to: "/sys/block/\(name)/queue/scheduler")
+        if plan.movement == .automatic, plan.limits.needsStableData {
+            writeText("1", to: "/sys/block/\(name)/queue/stable_writes")
+        }
         keepOneTagFree(depth: info.queueDepth)
         try makeLink()
     }

@@ -11,6 +11,10 @@ package struct ExportedLimits: Equatable, Sendable {
     package let discardGranularityBytes: UInt32
     package let discardAlignmentBytes: UInt32
     package let discardMaxSectors: UInt32
+    /// What its users' memory is aligned to where the devices read and write it.
+    package let memoryAlignmentBytes: UInt32
+    /// Its users must not change data that is being written, likewise.
+    package let needsStableData: Bool
 
     /// The longest request taken whatever the core says: what a request's buffer holds.
     package static let requestBytesMax: UInt32 = 512 << 10
@@ -32,6 +36,8 @@ package struct ExportedLimits: Equatable, Sendable {
                 "The core device '\(coreName)' has logical sectors of \(core.logicalBlockBytes) "
                     + "bytes; at most 4096 are possible.")
         }
+        memoryAlignmentBytes = max(cache.memoryAlignmentBytes, core.memoryAlignmentBytes, 4)
+        needsStableData = cache.needsStableData || core.needsStableData
         let logical = max(cache.logicalBlockBytes, core.logicalBlockBytes)
         let physical = max(cache.physicalBlockBytes, core.physicalBlockBytes, logical)
         sectorCount = core.bytes / UInt64(logical) * UInt64(logical) / 512

@@ -9,6 +9,11 @@ protocol RequestFront: ~Copyable, SendableMetatype {
     mutating func nextRequest(
         _ devices: inout DeviceRing, _ shared: SharedCache
     ) -> (request: Request, origin: UInt64)?
+    /// Whether a request that was given, and could not be taken, may start now. False if it will be
+    /// given again.
+    mutating func mayStart(
+        _ request: Request, origin: UInt64, _ devices: inout DeviceRing, _ shared: SharedCache
+    ) -> Bool
     /// Returns where the request's data is; nil if it has none, or none in this process's memory.
     mutating func accepted(origin: UInt64, slot: UInt32) -> UnsafeMutableRawPointer?
     /// Tells the transfer where the slot's bytes from `offset` on are. What `isFilled` is still
@@ -28,4 +33,10 @@ protocol RequestFront: ~Copyable, SendableMetatype {
 
     mutating func attach(_ queue: QueueSetup, _ reply: Reply, _ devices: inout DeviceRing)
     mutating func detach(device: UInt32, _ reply: Reply, _ devices: inout DeviceRing)
+}
+
+extension RequestFront where Self: ~Copyable {
+    mutating func mayStart(
+        _: Request, origin _: UInt64, _: inout DeviceRing, _: SharedCache
+    ) -> Bool { true }
 }

@@ -153,10 +153,7 @@ extension UblkFront {
                 commit(origin, -EOPNOTSUPP, &devices)
                 continue
             }
-            let isUnheldWrite =
-                request.operation == .write && state(origin).pointee.isRegistered
-                && state(origin).pointee.buffer == RequestPool.none
-            if isUnheldWrite, holding.holds(request, shared),
+            if isUnheldWrite(request, origin), holding.holds(request, shared),
                 awaitBuffer(origin, descriptor, &devices)
             {
                 continue
@@ -165,6 +162,21 @@ extension UblkFront {
             return (request, UInt64(origin))
         }
         return nil
+    }
+
+    private func isUnheldWrite(_ request: Request, _ origin: UInt32) -> Bool {
+        request.operation == .write && state(origin).pointee.isRegistered
+            && state(origin).pointee.buffer == RequestPool.none
+    }
+
+    /// The mode may have changed while it waited: what goes to both devices now has to be held.
+    mutating func mayStart(
+        _ request: Request, origin: UInt64, _ devices: inout DeviceRing, _ shared: SharedCache
+    ) -> Bool {
+        let origin = UInt32(truncatingIfNeeded: origin)
+        guard isUnheldWrite(request, origin), shared.holdsWrites else { return true }
+        let descriptor = queues[Int(origin >> 16)].queue.descriptor(tag: tag(origin))
+        return !awaitBuffer(origin, descriptor, &devices)
     }
 
     /// Nil for what the device's parameters did not offer.

@@ -188,6 +188,10 @@ extension WorkerBackend where Front: ~Copyable {
         tables.data[Int(slot)] = front.accepted(origin: origin, slot: slot)
     }
 
+    mutating func mayStart(_ request: Request, origin: UInt64) -> Bool {
+        front.mayStart(request, origin: origin, &devices, shared)
+    }
+
     mutating func flushRefused(core: UInt16) { flushEnded(core, -EBUSY) }
 
     private func flushEnded(_ core: UInt16, _ result: Int32) {

@@ -2,7 +2,6 @@ import CLinux
 import CacheEngine
 import CacheRuntime
 package import ControlProtocol
-import Foundation
 import Glibc
 package import Logging
 import Synchronization
@@ -159,17 +158,6 @@ package final class RuntimeService: CacheService {
         result.registeredRequestMax =
             try EnvironmentOptions.registeredRequestMax() ?? result.registeredRequestMax
         return result
-    }
-
-    private static func registeredRequestMax() throws(CacheError) -> UInt32? {
-        let name = "UBLK_CAS_REGISTERED_REQUESTS"
-        guard let wish = ProcessInfo.processInfo.environment[name] else { return nil }
-        guard let count = UInt32(wish), count <= 16384 else {
-            throw CacheError(
-                .invalidArgument,
-                "The environment variable \(name) is '\(wish)'; it may be a number up to 16384.")
-        }
-        return count
     }
 
     private static func engineMode(_ mode: CacheMode) throws(CacheError) -> EngineMode {

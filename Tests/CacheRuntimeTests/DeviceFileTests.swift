@@ -149,6 +149,22 @@ import Testing
         #expect(try stack { $1.maxSectors = 3 }.maxSectors == 8)
     }
 
+    @Test func whatEitherDeviceAsksOfMemoryIsAskedOfUsers() throws {
+        let limits = try stack { cache, core in
+            cache.memoryAlignmentBytes = 4
+            core.memoryAlignmentBytes = 64
+            cache.needsStableData = true
+        }
+        #expect(limits.memoryAlignmentBytes == 64)
+        #expect(limits.needsStableData)
+        let plain = try stack { cache, core in
+            cache.memoryAlignmentBytes = 1
+            core.memoryAlignmentBytes = 1
+        }
+        #expect(plain.memoryAlignmentBytes == 4)
+        #expect(!plain.needsStableData)
+    }
+
     @Test func discardIsAlwaysOffered() throws {
         let without = try stack { $1.discardMaxBytes = 0 }
         #expect(without.discardGranularityBytes == 4096)
