@@ -119,8 +119,12 @@ static int keep(void *argument) {
     // Only its copies: the worker's stay open.
     if (worker > 0) call(SYS_close_range, 0, worker - 1, 0, 0, 0);
     call(SYS_close_range, worker + 1, ~0U, 0, 0, 0);
-    // Ready when the last thread of the worker has closed its files.
-    while (call(SYS_ppoll, (long)&death, 1, 0, 0, 0) != 1) {}
+    // Ready when the last thread of the worker has closed its files. Whatever else ends the wait
+    // would end it again at once: then there is no keeper.
+    long result;
+    do result = call(SYS_ppoll, (long)&death, 1, 0, 0, 0);
+    while (result == -EINTR);
+    if (result != 1) return 1;
     let_devices_go();
     // The rest is for nobody: it must not take the time of whoever goes on with the devices.
     call(SYS_setpriority, PRIO_PROCESS, 0, 19, 0, 0);
