@@ -78,7 +78,7 @@ struct WorkerTables: ~Copyable {
     /// Where the data of each slot's request is, for the journal's checksums.
     fileprivate let data: UnsafeMutablePointer<UnsafeMutableRawPointer?>
     /// Completions taken from the ring and not yet looked at.
-    fileprivate let completions: UnsafeMutablePointer<(userData: UInt64, result: Int32)>
+    fileprivate let completions: UnsafeMutablePointer<Completion>
     /// Where the ring puts the mailbox's event count.
     fileprivate let eventCount: UnsafeMutablePointer<UInt64>
 
@@ -146,7 +146,8 @@ extension WorkerBackend where Front: ~Copyable {
     mutating func nextEvent(acceptsRequests: Bool) -> TurnEvent? {
         self.acceptsRequests = acceptsRequests
         while completionNext < completionCount {
-            let (userData, result) = tables.completions[completionNext]
+            let completion = tables.completions[completionNext]
+            let (userData, result) = (completion.userData, completion.result)
             completionNext += 1
             if let event = completed(userData, result) { return event }
         }

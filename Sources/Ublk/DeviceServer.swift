@@ -95,21 +95,30 @@ public final class DeviceServer: Sendable {
         guard !backend.seesData || DataMode(info.features).hasBuffers else {
             throw UblkError("serving from memory without copying", errno: EINVAL)
         }
+        let shares = try shares(plan.threads, info)
+        let cpus = try chooseCPUs(shares, control, info, plan)
+        return try crew.start(backend, shares, cpus: cpus)
+    }
+
+    private static func shares(
+        _ plan: ThreadPlan, _ info: DeviceInfo
+    ) throws(UblkError) -> [[TagShare]] {
+        let isBatched = info.features.contains(.batchIO)
+        let (queues, depth) = (info.queueCount, info.queueDepth)
         guard
-            let shares = plan.threads.shares(
-                queueCount: info.queueCount, queueDepth: info.queueDepth)
+            let shares = isBatched
+                ? plan.sharesOfBatches(queueCount: queues, queueDepth: depth)
+                : plan.shares(queueCount: queues, queueDepth: depth)
         else {
             throw UblkError(
-                "dividing \(plan.threads.threadCount ?? 0) threads among \(info.queueCount) queues",
-                errno: EINVAL)
+                "dividing \(plan.threadCount ?? 0) threads among \(queues) queues", errno: EINVAL)
         }
-        if plan.threads.needsPerTagThreads(queueCount: info.queueCount),
+        if !isBatched, plan.needsPerTagThreads(queueCount: queues),
             !info.features.contains(.perIODaemon)
         {
             throw UblkError("serving a queue with several threads", errno: EOPNOTSUPP)
         }
-        let cpus = try chooseCPUs(shares, control, info, plan)
-        return try crew.start(backend, shares, cpus: cpus)
+        return shares
     }
 
     /// For each thread the CPUs it is put on. Threads of one queue get different ones, as long as

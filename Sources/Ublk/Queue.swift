@@ -88,6 +88,9 @@ public struct Queue {
     private static let commitOperation: UInt32 = 0xc010_7521
     private static let registerOperation: UInt32 = 0xc010_7523
     private static let unregisterOperation: UInt32 = 0xc010_7524
+    private static let prepareManyOperation: UInt32 = 0xc010_7525
+    private static let commitManyOperation: UInt32 = 0xc010_7526
+    private static let fetchManyOperation: UInt32 = 0xc010_7527
     private static let descriptorBytes = 24
     private static let depthMax = 4096
 
@@ -186,6 +189,52 @@ public struct Queue {
         guard result == 0 else { return result == -ENODEV ? .aborted : .refused(-result) }
         serving += 1
         return .request
+    }
+
+    // Many at a time (UBLK_F_BATCH_IO): instead of `prepareFetch` and `prepareCommit`. No thread is
+    // bound to a tag then, and `fetching` is the one command that fetches.
+
+    /// Tells the driver what it has to know of the tags: once, before anything is fetched.
+    func prepareTags(
+        _ ring: inout Ring, _ list: (address: UInt64, low: UInt64), userData: UInt64
+    ) -> Bool {
+        ring.prepareCommand(
+            descriptor: descriptor, operation: Self.prepareManyOperation, low: list.low, high: 0,
+            address: list.address, userData: userData)
+    }
+
+    /// Gives back results.
+    func prepareCommits(
+        _ ring: inout Ring, _ list: (address: UInt64, low: UInt64), userData: UInt64
+    ) -> Bool {
+        ring.prepareCommand(
+            descriptor: descriptor, operation: Self.commitManyOperation, low: list.low, high: 0,
+            address: list.address, userData: userData)
+    }
+
+    /// Asks for requests, until the command ends; false if the ring is full. Each completion has the
+    /// tags of some requests in a provided buffer.
+    mutating func prepareFetches(_ ring: inout Ring, userData: UInt64) -> Bool {
+        let tagBytes: UInt64 = 2
+        guard
+            ring.prepareMultishotCommand(
+                descriptor: descriptor, operation: Self.fetchManyOperation,
+                low: UInt64(number) | tagBytes << 48, userData: userData)
+        else { return false }
+        fetching += 1
+        return true
+    }
+
+    mutating func fetchesEnded() {
+        precondition(fetching == 1, "an end of fetches that were not asked for")
+        fetching = 0
+    }
+
+    mutating func requestsCame(_ count: Int) { serving += count }
+
+    mutating func resultsWereTaken(_ count: Int) {
+        precondition(serving >= count, "results for requests that are not there")
+        serving -= count
     }
 
     /// Where a request's bytes are in /dev/ublkc*N*, for pread and pwrite (user copy).

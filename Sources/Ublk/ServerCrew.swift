@@ -11,24 +11,19 @@ public struct ServingThread: Equatable, Sendable {
     public let cpus: [UInt32]
 }
 
-/// Whether the driver has told any thread of a device that it ends.
-final class Ending: Sendable {
-    private let flag = Atomic(false)
-
-    var hasBegun: Bool { flag.load(ordering: .acquiring) }
-    func begin() { flag.store(true, ordering: .releasing) }
-}
-
 /// The threads of one device, and its open /dev/ublkc*N*. They end when the device stops or is
 /// quiesced, and not otherwise.
 final class ServerCrew: Sendable {
     private let info: DeviceInfo
     private let descriptor: Int32
     private let running = Mutex<[QueueThread]>([])
-    private let ending = Ending()
+    private let ending: Ending
+    private let buffers: TagBuffers
 
     init(_ info: DeviceInfo) throws(UblkError) {
         self.info = info
+        ending = try Ending()
+        buffers = TagBuffers(info)
         descriptor = try ControlDevice.openQueueDevice(info.id)
     }
 
@@ -49,12 +44,13 @@ final class ServerCrew: Sendable {
     private func startThread(
         _ backend: some Target, _ shares: [TagShare], _ cpus: [UInt32]
     ) throws(UblkError) -> QueueThread {
-        let (descriptor, info, ending) = (descriptor, info, ending)
+        let (descriptor, info, ending, buffers) = (descriptor, info, ending, buffers)
+        let target = TargetCalls(backend)
         return try QueueThread(cpus: cpus) { ready in
             do throws(UblkError) {
                 var server = try TagServer(
-                    backend: backend, deviceDescriptor: descriptor, info: info, shares: shares,
-                    ending: ending)
+                    target: target, deviceDescriptor: descriptor, info: info, shares: shares,
+                    buffers: buffers, ending: ending)
                 do throws(UblkError) {
                     try server.fetchAll()
                 } catch {

@@ -9,7 +9,7 @@ extension TagServer {
         let place = Int(slot)
         let request = queues[Int(slots[place].queue)].descriptor(tag: slots[place].tag)
         slots[place].request = request
-        slots[place].step = backend.step(request)
+        slots[place].step = target.step(request)
         slots[place].byteCount = request.movesData ? request.sectorCount * 512 : 0
         slots[place].done = 0
         if case .automatic = mode {
@@ -50,15 +50,11 @@ extension TagServer {
         }
     }
 
-    private func mustFit(_ isQueued: Bool) {
-        precondition(isQueued, "no room in the ring that was just made")
-    }
-
     private mutating func serveInMemory(_ slot: UInt32) {
         let state = slots[Int(slot)]
         let bytes = UnsafeMutableRawBufferPointer(
             start: state.byteCount > 0 ? buffer(slot) : nil, count: Int(state.byteCount))
-        let result = backend.serve(state.request, bytes)
+        let result = target.serve(state.request, bytes)
         if result == 0 { transferred(slot) } else { finish(slot, result) }
     }
 

@@ -6,9 +6,15 @@ import Uring
 ///
 /// Each tag has a slot, and at most one step under way. What the driver is told is always the whole
 /// request or an error: a short transfer goes on where it stopped.
-struct TagServer<Backend: Target>: ~Copyable {
+struct TagServer: ~Copyable {
     /// Whose completion it is.
-    enum Owner: UInt64 { case queue, file, copy, register, unregister }
+    enum Owner: UInt64 {
+        // Of a tag, which the lower half names.
+        case queue, file, copy, register, unregister
+        // Of a queue, whose place in `queues` it is.
+        case fetches, commits
+        case ending
+    }
 
     /// A tag and its request.
     struct Slot {
@@ -29,48 +35,60 @@ struct TagServer<Backend: Target>: ~Copyable {
 
     let mode: DataMode
     var ring: Ring
-    var queues: [Queue]
-    var slots: [Slot]
+    var queues: Table<Queue>
+    /// One for each of `queues`, where tags are fetched and given back many at a time; else none.
+    var batches: Table<BatchCommands>
+    var slots: Table<Slot>
+    /// Whether the tags of each of `queues` are for this thread to tell the driver of.
+    private let preparesTags: [Bool]
     private let buffers: UnsafeMutableRawPointer?
     private let bufferBytes: Int
+    private let queueDepth: Int
     /// Why the driver did not take a command, if it did not.
     private(set) var refusal: Int32 = 0
     /// Told by the driver through a tag; shared by the device's threads.
     private let ending: Ending
-    // Last: what follows a value of unknown size is found more slowly.
-    let backend: Backend
+    /// What was taken from the ring.
+    private let completions = UnsafeMutablePointer<Completion>.allocate(capacity: completionMax)
+    private static var completionMax: Int { 256 }
+    /// Where what is read from `ending` would go.
+    private let endingByte = UnsafeMutableRawPointer.allocate(byteCount: 1, alignment: 1)
+    let target: TargetCalls
 
     static var deviceFile: UInt32 { 0 }
     static var targetFile: UInt32 { 1 }
 
     init(
-        backend: Backend, deviceDescriptor: Int32, info: DeviceInfo, shares: [TagShare],
-        ending: Ending
+        target: TargetCalls, deviceDescriptor: Int32, info: DeviceInfo, shares: [TagShare],
+        buffers: TagBuffers, ending: Ending
     ) throws(UblkError) {
-        let count = shares.reduce(0) { $0 + $1.tags.count }
-        let mode = DataMode(info.features)
-        let ring = try Self.makeRing(backend, deviceDescriptor, mode, tagCount: count)
+        let ring = try Self.makeRing(target, deviceDescriptor, info, shares)
         self.init(
-            backend, ring, try Self.queues(deviceDescriptor, info, shares), mode, shares, ending,
-            bufferBytes: mode.hasBuffers ? Int(info.requestBytesMax) : 0)
+            target, ring, try Self.queues(deviceDescriptor, info, shares), info, shares, buffers,
+            ending)
     }
 
     private init(
-        _ backend: Backend, _ ring: consuming Ring, _ queues: [Queue], _ mode: DataMode,
-        _ shares: [TagShare], _ ending: Ending, bufferBytes: Int
+        _ target: TargetCalls, _ ring: consuming Ring, _ queues: [Queue], _ info: DeviceInfo,
+        _ shares: [TagShare], _ buffers: TagBuffers, _ ending: Ending
     ) {
-        self.backend = backend
+        self.target = target
         self.ending = ending
         self.ring = ring
-        self.queues = queues
+        self.queues = Table(queues)
+        let mode = DataMode(info.features)
         self.mode = mode
-        self.bufferBytes = bufferBytes
-        slots = shares.enumerated().flatMap { place, share in
-            share.tags.map { Slot(queue: UInt16(place), tag: $0) }
-        }
-        buffers =
-            bufferBytes > 0
-            ? .allocate(byteCount: bufferBytes * slots.count, alignment: 4096) : nil
+        batches = Table(
+            info.features.contains(.batchIO)
+                ? shares.map { _ in BatchCommands(mode, depth: info.queueDepth) } : [])
+        slots = Table(
+            shares.enumerated().flatMap { place, share in
+                share.tags.map { Slot(queue: UInt16(place), tag: $0) }
+            })
+        preparesTags = shares.map(\.preparesTags)
+        self.buffers = buffers.base
+        bufferBytes = buffers.byteCount
+        queueDepth = buffers.queueDepth
     }
 
     private static func queues(
@@ -92,8 +110,9 @@ struct TagServer<Backend: Target>: ~Copyable {
     }
 
     private static func makeRing(
-        _ backend: Backend, _ deviceDescriptor: Int32, _ mode: DataMode, tagCount: Int
+        _ target: TargetCalls, _ deviceDescriptor: Int32, _ info: DeviceInfo, _ shares: [TagShare]
     ) throws(UblkError) -> Ring {
+        let tagCount = shares.reduce(0) { $0 + $1.tags.count }
         do throws(RingError) {
             // A turn that prepares more hands over in between. Completions all have room: a tag has
             // a chain of three, or its command.
@@ -102,11 +121,17 @@ struct TagServer<Backend: Target>: ~Copyable {
                 entries: max(entries, 8), completions: max(UInt32(tagCount) * 4, 16))
             try ring.registerFiles(count: 2)
             var result = ring.setFile(deviceFile, descriptor: deviceDescriptor)
-            if result == 0, let descriptor = backend.descriptor {
+            if result == 0, let descriptor = target.descriptor {
                 result = ring.setFile(targetFile, descriptor: descriptor)
             }
             guard result == 0 else { throw RingError(step: "register files", errno: -result) }
-            if !mode.hasBuffers { try ring.registerBuffers(count: UInt32(tagCount)) }
+            if !DataMode(info.features).hasBuffers {
+                try ring.registerBuffers(count: UInt32(tagCount))
+            }
+            if info.features.contains(.batchIO) {
+                try ring.provideBuffers(
+                    count: BatchCommands.bufferCount, byteCount: BatchCommands.tagsInBuffer * 2)
+            }
             return ring
         } catch {
             throw UblkError("setting up a ring (\(error.step))", errno: error.errno)
@@ -114,14 +139,22 @@ struct TagServer<Backend: Target>: ~Copyable {
     }
 
     deinit {
-        for queue in queues { queue.unmap() }
-        buffers?.deallocate()
+        for place in queues.indices { queues[place].unmap() }
+        for place in batches.indices { batches[place].deallocate() }
+        completions.deallocate()
+        endingByte.deallocate()
     }
 
     /// Fetches every tag; the device can be started when all threads have. Throws if the driver
     /// does not take one: then the device would never start.
     mutating func fetchAll() throws(UblkError) {
-        for slot in slots.indices { fetch(UInt32(slot)) }
+        if batches.isEmpty {
+            for slot in slots.indices { fetch(UInt32(slot)) }
+        } else {
+            prepareTags()
+            for place in queues.indices where refusal == 0 { fetchMany(UInt32(place)) }
+        }
+        listenForEnd()
         while ring.preparedCount > 0 { ring.submit(waitFor: 0) }
         // A fetch that is not taken ends at once.
         takeCompletions()
@@ -138,6 +171,7 @@ struct TagServer<Backend: Target>: ~Copyable {
     /// ring.
     mutating func serve() {
         while true {
+            giveBackMany()
             ring.submit(waitFor: isDrained ? 0 : 1)
             let wasDrained = isDrained
             takeCompletions()
@@ -150,33 +184,40 @@ struct TagServer<Backend: Target>: ~Copyable {
 
     private var isDrained: Bool {
         var isFetching = false
-        for queue in queues {
-            if queue.serving > 0 { return false }
-            isFetching = isFetching || queue.fetching > 0
+        for place in queues.indices {
+            if queues[place].serving > 0 { return false }
+            isFetching = isFetching || queues[place].fetching > 0
         }
         return !isFetching || ending.hasBegun
     }
 
-    private mutating func takeCompletions() {
-        withUnsafeTemporaryAllocation(
-            of: (userData: UInt64, result: Int32).self, capacity: 256
-        ) { ends in
-            guard let base = ends.baseAddress else { return }
-            var count = 0
-            repeat {
-                count = ring.drain(into: base, capacity: ends.count)
-                for index in 0..<count { handle(base[index].userData, base[index].result) }
-            } while count == ends.count
-        }
+    /// Another thread's hearing of the end wakes this one. It has nothing to do then but to look.
+    private mutating func listenForEnd() {
+        ring.makeRoom(1)
+        mustFit(
+            ring.prepareLongRead(
+                descriptor: ending.reading, into: endingByte, byteCount: 1,
+                userData: userData(.ending, 0)))
     }
 
-    private mutating func handle(_ userData: UInt64, _ result: Int32) {
-        let slot = UInt32(truncatingIfNeeded: userData)
-        switch Owner(rawValue: userData >> 32) {
+    private mutating func takeCompletions() {
+        var count = 0
+        repeat {
+            count = ring.drain(into: completions, capacity: Self.completionMax)
+            for index in 0..<count { handle(completions[index]) }
+        } while count == Self.completionMax
+    }
+
+    private mutating func handle(_ end: Completion) {
+        let (slot, result) = (UInt32(truncatingIfNeeded: end.userData), end.result)
+        switch Owner(rawValue: end.userData >> 32) {
         case .queue: commandEnded(slot, result)
         case .file: fileStepEnded(slot, result)
         case .copy: copyEnded(slot, result)
         case .register, .unregister: chainPartEnded(slot, min(result, 0))
+        case .fetches: requestsCame(slot, end)
+        case .commits: resultsTaken(slot, result)
+        case .ending: break
         case nil: preconditionFailure("a completion that is nobody's")
         }
     }
@@ -187,6 +228,10 @@ struct TagServer<Backend: Target>: ~Copyable {
         case .aborted: ending.begin()
         case .refused(let code): refusal = code
         }
+    }
+
+    func mustFit(_ isQueued: Bool) {
+        precondition(isQueued, "no room in the ring that was just made")
     }
 }
 
@@ -200,7 +245,9 @@ extension TagServer {
     /// The slot's buffer: in the modes that have them.
     func buffer(_ slot: UInt32) -> UnsafeMutableRawPointer {
         guard let buffers else { preconditionFailure("this data mode has no buffers") }
-        return buffers + Int(slot) * bufferBytes
+        let state = slots[Int(slot)]
+        let number = Int(queues[Int(state.queue)].number) * queueDepth + Int(state.tag)
+        return buffers + number * bufferBytes
     }
 
     /// What fetch and commit tell the driver.
@@ -215,18 +262,97 @@ extension TagServer {
     private mutating func fetch(_ slot: UInt32) {
         let (queue, tag) = (Int(slots[Int(slot)].queue), slots[Int(slot)].tag)
         ring.makeRoom(1)
-        let isQueued = queues[queue].prepareFetch(
-            &ring, tag: tag, data: data(slot), userData: userData(.queue, slot))
-        precondition(isQueued, "no room in the ring that was just made")
+        mustFit(
+            queues[queue].prepareFetch(
+                &ring, tag: tag, data: data(slot), userData: userData(.queue, slot)))
     }
 
     /// Gives the tag back with all of its bytes, or -errno.
     mutating func finish(_ slot: UInt32, _ result: Int32) {
         let (queue, tag) = (Int(slots[Int(slot)].queue), slots[Int(slot)].tag)
         let answer = result == 0 ? Int32(slots[Int(slot)].byteCount) : result
+        guard batches.isEmpty else {
+            batches[queue].add(tag: tag, result: answer, data: data(slot))
+            return
+        }
         ring.makeRoom(1)
-        let isQueued = queues[queue].prepareCommit(
-            &ring, tag: tag, result: answer, data: data(slot), userData: userData(.queue, slot))
-        precondition(isQueued, "no room in the ring that was just made")
+        mustFit(
+            queues[queue].prepareCommit(
+                &ring, tag: tag, result: answer, data: data(slot), userData: userData(.queue, slot))
+        )
+    }
+}
+
+// MARK: - Many at a time
+
+extension TagServer {
+    /// Tells the driver of the tags of the queues that are this thread's to prepare, and waits until
+    /// it knows.
+    private mutating func prepareTags() {
+        for slot in slots.indices where preparesTags[Int(slots[slot].queue)] {
+            batches[Int(slots[slot].queue)].add(
+                tag: slots[slot].tag, result: 0, data: data(UInt32(slot)))
+        }
+        for place in queues.indices where preparesTags[place] {
+            guard let list = batches[place].next(queue: queues[place].number) else { continue }
+            mustFit(
+                queues[place].prepareTags(
+                    &ring, list, userData: userData(.commits, UInt32(place))))
+            ring.submit(waitFor: 1)
+            let count = ring.drain(into: completions, capacity: 1)
+            precondition(count == 1, "the driver has not answered")
+            refusal = batches[place].prepared(completions[0].result)
+            guard refusal == 0 else { return }
+        }
+    }
+
+    private mutating func fetchMany(_ place: UInt32) {
+        ring.makeRoom(1)
+        mustFit(
+            queues[Int(place)].prepareFetches(&ring, userData: userData(.fetches, place)))
+    }
+
+    /// What came from the driver for the fetches of a queue: tags, or their end.
+    private mutating func requestsCame(_ place: UInt32, _ end: Completion) {
+        if let buffer = end.buffer {
+            let tags = ring.providedBuffer(buffer)
+            let count = Int(max(end.result, 0)) / 2
+            precondition(count <= BatchCommands.tagsInBuffer, "more tags than a buffer holds")
+            queues[Int(place)].requestsCame(count)
+            for index in 0..<count {
+                begin(slot(of: tags.load(fromByteOffset: index * 2, as: UInt16.self), place))
+            }
+            ring.giveBack(buffer)
+        }
+        guard !end.isFollowed else { return }
+        queues[Int(place)].fetchesEnded()
+        switch end.result {
+        case -ENODEV: ending.begin()
+        // No provided buffer was left; they are given back by now.
+        case 0..., -ENOBUFS, -EAGAIN, -EINTR: fetchMany(place)
+        default: refusal = -end.result
+        }
+    }
+
+    /// Every tag of the thread's queues has a slot.
+    private func slot(of tag: UInt16, _ place: UInt32) -> UInt32 {
+        precondition(tag < queueDepth, "a tag that the queue does not have")
+        return place * UInt32(queueDepth) + UInt32(tag)
+    }
+
+    private mutating func giveBackMany() {
+        for place in batches.indices {
+            guard let list = batches[place].next(queue: queues[place].number) else { continue }
+            ring.makeRoom(1)
+            mustFit(
+                queues[place].prepareCommits(
+                    &ring, list, userData: userData(.commits, UInt32(place))))
+        }
+    }
+
+    private mutating func resultsTaken(_ place: UInt32, _ result: Int32) {
+        let (count, code) = batches[Int(place)].ended(result)
+        queues[Int(place)].resultsWereTaken(count)
+        if code != 0 { refusal = code }
     }
 }

@@ -2,6 +2,9 @@
 struct TagShare: Equatable, Sendable {
     let queue: UInt16
     let tags: [UInt16]
+    /// Many at a time: this thread tells the driver of the tags, which all threads of the queue
+    /// serve.
+    var preparesTags = false
 }
 
 /// How the tags of a device are divided among threads.
@@ -45,6 +48,24 @@ public struct ThreadPlan: Equatable, Sendable {
         func share(_ queue: Int, _ isMine: (Int) -> Bool) -> TagShare? {
             let tags = (0..<depth).filter(isMine).map { UInt16($0) }
             return tags.isEmpty ? nil : TagShare(queue: UInt16(queue), tags: tags)
+        }
+    }
+
+    /// Where tags are fetched many at a time: whoever of a queue's threads asks next gets the next
+    /// requests. Where there are more queues than threads, a thread serves several. Nil if every
+    /// thread is to serve tags of every queue.
+    func sharesOfBatches(queueCount: UInt16, queueDepth: UInt16) -> [[TagShare]]? {
+        let threads = Int(threadCount ?? queueCount)
+        guard threads >= 1, !spreadsEveryQueue else { return nil }
+        let tags = Array(0..<queueDepth)
+        return (0..<threads).map { thread in
+            guard threads < queueCount else {
+                let queue = UInt16(thread % Int(queueCount))
+                return [TagShare(queue: queue, tags: tags, preparesTags: thread < queueCount)]
+            }
+            return (0..<queueCount).filter { Int($0) % threads == thread }.map {
+                TagShare(queue: $0, tags: tags, preparesTags: true)
+            }
         }
     }
 

@@ -23,6 +23,20 @@ extension Target {
     }
 }
 
+/// A target as the threads that serve call it. Their loop knows no target: if it were generic, it
+/// would be compiled for none in particular, and look up whatever it touches.
+struct TargetCalls: Sendable {
+    let descriptor: Int32?
+    let step: @Sendable (IODescriptor) -> Step
+    let serve: @Sendable (IODescriptor, UnsafeMutableRawBufferPointer) -> Int32
+
+    init(_ target: some Target) {
+        descriptor = target.descriptor
+        step = { target.step($0) }
+        serve = { target.serve($0, $1) }
+    }
+}
+
 /// What a request needs.
 public enum Step: Equatable, Sendable {
     /// Nothing more: 0 or -errno (for reads and writes the server adds the length). What is read

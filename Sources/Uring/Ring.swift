@@ -12,10 +12,25 @@ public struct RingError: Error, Equatable, Sendable {
     }
 }
 
+/// How an entry ended.
+public struct Completion: BitwiseCopyable, Sendable {
+    public let userData: UInt64
+    /// What the operation gives, or -errno.
+    public let result: Int32
+    /// IORING_CQE_F_*.
+    public let flags: UInt32
+
+    /// The same entry will complete again.
+    public var isFollowed: Bool { flags & 1 << 1 != 0 }
+    /// The provided buffer that the kernel took for the result.
+    public var buffer: UInt16? { flags & 1 != 0 ? UInt16(truncatingIfNeeded: flags >> 16) : nil }
+}
+
 /// One io_uring, made and used by one thread.
 public struct Ring: ~Copyable {
-    fileprivate let ring: UnsafeMutablePointer<io_uring>
+    let ring: UnsafeMutablePointer<io_uring>
     private var files: [Bool] = []
+    var provided: ProvidedBuffers?
     /// System calls made to hand over entries or to wait.
     package private(set) var enterCount: UInt64 = 0
 
@@ -53,6 +68,7 @@ public struct Ring: ~Copyable {
         if !files.isEmpty { _ = io_uring_unregister_files(ring) }
         io_uring_queue_exit(ring)
         ring.deallocate()
+        provided?.deallocate()
     }
 
     public mutating func registerFiles(count: UInt32) throws(RingError) {
@@ -245,7 +261,7 @@ public struct Ring: ~Copyable {
 
     /// Takes completions, as many as there are and fit.
     public mutating func drain(
-        into taken: UnsafeMutablePointer<(userData: UInt64, result: Int32)>, capacity: Int
+        into taken: UnsafeMutablePointer<Completion>, capacity: Int
     ) -> Int {
         var count = 0
         var head: UInt32 = ring.pointee.cq.khead.pointee
@@ -253,7 +269,8 @@ public struct Ring: ~Copyable {
         let mask = ring.pointee.cq.ring_mask
         while count < min(Int(ready), capacity) {
             let cqe = ring.pointee.cq.cqes + Int(head & mask)
-            taken[count] = (cqe.pointee.user_data, cqe.pointee.res)
+            taken[count] = Completion(
+                userData: cqe.pointee.user_data, result: cqe.pointee.res, flags: cqe.pointee.flags)
             head &+= 1
             count += 1
         }
@@ -276,15 +293,23 @@ extension Ring {
         userData: UInt64
     ) -> Bool {
         guard let sqe = io_uring_get_sqe(ring) else { return false }
+        fill(sqe, descriptor: descriptor, operation: operation, low: low, high: high)
+        sqe.pointee.addr = address
+        sqe.pointee.user_data = userData
+        return true
+    }
+
+    @inline(__always)
+    func fill(
+        _ sqe: UnsafeMutablePointer<io_uring_sqe>, descriptor: Int32, operation: UInt32,
+        low: UInt64, high: UInt64
+    ) {
         let bytes = UnsafeMutableRawPointer(sqe)
         bytes.initializeMemory(as: UInt64.self, repeating: 0, count: 8)
         sqe.pointee.opcode = UInt8(IORING_OP_URING_CMD.rawValue)
         sqe.pointee.fd = descriptor
         sqe.pointee.cmd_op = operation
-        sqe.pointee.addr = address
-        sqe.pointee.user_data = userData
         bytes.storeBytes(of: low, toByteOffset: 48, as: UInt64.self)
         bytes.storeBytes(of: high, toByteOffset: 56, as: UInt64.self)
-        return true
     }
 }

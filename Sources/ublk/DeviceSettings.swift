@@ -59,9 +59,14 @@ struct DataOptions: ParsableArguments {
 
 /// Who serves the tags.
 struct ThreadOptions: ParsableArguments {
+    @Flag(
+        name: [.customShort("b"), .customLong("batch")],
+        help: "Requests are fetched and given back many at a time (Linux 7.0).")
+    var inBatches = false
+
     @Option(
         name: .customLong("nthreads"),
-        help: "Threads in all: a multiple of the queues. Default: one a queue.")
+        help: "Threads in all: a multiple of the queues, or with -b any number. Default: one a queue.")
     var count: UInt16?
 
     @Flag(
@@ -76,6 +81,9 @@ struct ThreadOptions: ParsableArguments {
 
     mutating func validate() throws {
         guard count != 0 else { throw ValidationError("At least one thread.") }
+        guard !(inBatches && spreadsEveryQueue) else {
+            throw ValidationError("With -b no tag belongs to a thread: --per_io_tasks is without it.")
+        }
     }
 
     var plan: DeviceServer.Plan {
@@ -86,7 +94,8 @@ struct ThreadOptions: ParsableArguments {
     }
 
     func arguments() -> [String] {
-        (count.map { ["--nthreads", "\($0)"] } ?? [])
+        (inBatches ? ["-b"] : [])
+            + (count.map { ["--nthreads", "\($0)"] } ?? [])
             + (spreadsEveryQueue ? ["--per_io_tasks"] : [])
             + (usesAllCPUs ? ["--multi_cpus_affinity"] : [])
     }

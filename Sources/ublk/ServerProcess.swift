@@ -117,6 +117,7 @@ struct ServerProcess {
         let mode = options.data.mode ?? .best(kernel: kernel, seesData: seesData)
         var wanted = options.recovery.features.union(mode.features)
         wanted.insert(.commandIoctlEncode)
+        if options.threads.inBatches { wanted.insert(.batchIO) }
         if options.skipsPartitionScan { wanted.insert(.noAutoPartitionScan) }
         // Costs nothing, and lets the server be replaced in peace.
         if wanted.contains(.userRecovery) { wanted.formUnion(kernel.intersection(.quiesce)) }

@@ -318,12 +318,13 @@ private final class FakeQueueDevice {
 
 private func server(
     _ device: FakeQueueDevice, depth: UInt16, _ features: Features
-) throws(UblkError) -> TagServer<NullTarget> {
+) throws(UblkError) -> TagServer {
     let info = DeviceInfo(
         id: 0, queueCount: 1, queueDepth: depth, requestBytesMax: 65536, features: features)
     return try TagServer(
-        backend: NullTarget(maxSectors: 128), deviceDescriptor: device.descriptor, info: info,
-        shares: [TagShare(queue: 0, tags: Array(0..<depth))], ending: Ending())
+        target: TargetCalls(NullTarget(maxSectors: 128)), deviceDescriptor: device.descriptor,
+        info: info, shares: [TagShare(queue: 0, tags: Array(0..<depth))],
+        buffers: TagBuffers(info), ending: try Ending())
 }
 
 /// The buffers that a server of one queue of 16 tags gives to its device.

@@ -86,8 +86,7 @@ extension Ring {
 
     /// Takes completions, `capacity` at the most.
     mutating func take(_ capacity: Int = 256) -> [End] {
-        let ends = UnsafeMutablePointer<(userData: UInt64, result: Int32)>.allocate(
-            capacity: capacity)
+        let ends = UnsafeMutablePointer<Completion>.allocate(capacity: capacity)
         defer { ends.deallocate() }
         let count = drain(into: ends, capacity: capacity)
         return (0..<count).map { End(userData: ends[$0].userData, result: ends[$0].result) }
