@@ -49,7 +49,7 @@ struct BatchCommands {
         sent.deallocate()
     }
 
-    /// Every result has come to the kernel.
+    /// Every result has come to the driver.
     var isEmpty: Bool { waitingCount == 0 && sentCount == 0 }
 
     mutating func add(tag: UInt16, result: Int32, data: TagData) {
@@ -83,18 +83,17 @@ struct BatchCommands {
         return (UInt64(UInt(bitPattern: address)), low)
     }
 
-    /// Takes the end of the command. `count`: results that are the kernel's now; `refusal`: the
-    /// errno if it would not have the next one, which is left out then.
-    mutating func ended(_ result: Int32) -> (count: Int, refusal: Int32) {
+    /// Takes the end of the command: the bytes of the list that are the driver's now, or -errno.
+    /// Returns the errno if it would not have a result, which is left out then, else 0.
+    mutating func ended(_ result: Int32) -> Int32 {
         precondition(isSending, "the end of a list that was not sent")
         isSending = false
-        if result == -EAGAIN || result == -EINTR { return (0, 0) }
+        if result == -EAGAIN || result == -EINTR { return 0 }
         precondition(Int(max(result, 0)) % format.byteCount == 0, "a part of a result was taken")
-        let count = result > 0 ? Int(result) / format.byteCount : 1
-        precondition(takenCount + count <= sentCount, "more results were taken than sent")
-        takenCount += count
+        takenCount += result > 0 ? Int(result) / format.byteCount : 1
+        precondition(takenCount <= sentCount, "more results were taken than sent")
         if takenCount == sentCount { (sentCount, takenCount) = (0, 0) }
-        return (count, result > 0 ? 0 : result == 0 ? EIO : -result)
+        return result > 0 ? 0 : result == 0 ? EIO : -result
     }
 
     /// Takes the end of the list that tells the driver about the tags: all or none. 0 or the errno.

@@ -9,6 +9,9 @@ public final class DeviceServer: Sendable {
         /// Each thread on one CPU of its queue's, which is faster than to be moved about among all
         /// of them. Threads that serve several queues run anywhere.
         public var pinsToOneCPU = true
+        /// In `DataMode.automatic(fallsBack: true)` the driver can register nothing, so that every
+        /// request falls back: to try that.
+        public var forcesFallback = false
 
         public init() {}
     }
@@ -97,7 +100,8 @@ public final class DeviceServer: Sendable {
         }
         let shares = try shares(plan.threads, info)
         let cpus = try chooseCPUs(shares, control, info, plan)
-        return try crew.start(backend, shares, cpus: cpus)
+        return try crew.start(
+            backend, shares, cpus: cpus, forcesFallback: plan.forcesFallback)
     }
 
     private static func shares(

@@ -232,9 +232,10 @@ public struct Queue {
 
     mutating func requestsCame(_ count: Int) { serving += count }
 
-    mutating func resultsWereTaken(_ count: Int) {
-        precondition(serving >= count, "results for requests that are not there")
-        serving -= count
+    /// The result is in a list, which will go to the driver.
+    mutating func resultCame() {
+        precondition(serving > 0, "a result for a request that is not there")
+        serving -= 1
     }
 
     /// Where a request's bytes are in /dev/ublkc*N*, for pread and pwrite (user copy).

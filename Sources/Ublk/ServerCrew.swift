@@ -29,11 +29,12 @@ final class ServerCrew: Sendable {
 
     /// Starts the threads; each has fetched its tags then. If one cannot, the others serve on.
     func start(
-        _ backend: some Target, _ shares: [[TagShare]], cpus: [[UInt32]]
+        _ backend: some Target, _ shares: [[TagShare]], cpus: [[UInt32]], forcesFallback: Bool
     ) throws(UblkError) -> [ServingThread] {
         var serving: [ServingThread] = []
         for (share, cpus) in zip(shares, cpus) {
-            let thread = try startThread(backend, share, cpus)
+            let thread = try startThread(
+                backend, share, cpus, forcesFallback: forcesFallback)
             running.withLock { $0.append(thread) }
             let id = try thread.waitUntilReady()
             serving.append(ServingThread(id: id, queues: share.map(\.queue), cpus: cpus))
@@ -42,7 +43,7 @@ final class ServerCrew: Sendable {
     }
 
     private func startThread(
-        _ backend: some Target, _ shares: [TagShare], _ cpus: [UInt32]
+        _ backend: some Target, _ shares: [TagShare], _ cpus: [UInt32], forcesFallback: Bool
     ) throws(UblkError) -> QueueThread {
         let (descriptor, info, ending, buffers) = (descriptor, info, ending, buffers)
         let target = TargetCalls(backend)
@@ -50,7 +51,7 @@ final class ServerCrew: Sendable {
             do throws(UblkError) {
                 var server = try TagServer(
                     target: target, deviceDescriptor: descriptor, info: info, shares: shares,
-                    buffers: buffers, ending: ending)
+                    buffers: buffers, ending: ending, forcesFallback: forcesFallback)
                 do throws(UblkError) {
                     try server.fetchAll()
                 } catch {

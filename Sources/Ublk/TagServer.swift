@@ -34,6 +34,8 @@ struct TagServer: ~Copyable {
     }
 
     let mode: DataMode
+    /// The driver is given places that no table has (see `DeviceServer.Plan`).
+    private let forcesFallback: Bool
     var ring: Ring
     var queues: Table<Queue>
     /// One for each of `queues`, where tags are fetched and given back many at a time; else none.
@@ -60,20 +62,21 @@ struct TagServer: ~Copyable {
 
     init(
         target: TargetCalls, deviceDescriptor: Int32, info: DeviceInfo, shares: [TagShare],
-        buffers: TagBuffers, ending: Ending
+        buffers: TagBuffers, ending: Ending, forcesFallback: Bool = false
     ) throws(UblkError) {
         let ring = try Self.makeRing(target, deviceDescriptor, info, shares)
         self.init(
             target, ring, try Self.queues(deviceDescriptor, info, shares), info, shares, buffers,
-            ending)
+            ending, forcesFallback: forcesFallback)
     }
 
     private init(
         _ target: TargetCalls, _ ring: consuming Ring, _ queues: [Queue], _ info: DeviceInfo,
-        _ shares: [TagShare], _ buffers: TagBuffers, _ ending: Ending
+        _ shares: [TagShare], _ buffers: TagBuffers, _ ending: Ending, forcesFallback: Bool
     ) {
         self.target = target
         self.ending = ending
+        self.forcesFallback = forcesFallback
         self.ring = ring
         self.queues = Table(queues)
         let mode = DataMode(info.features)
@@ -171,24 +174,32 @@ struct TagServer: ~Copyable {
     /// ring.
     mutating func serve() {
         while true {
-            giveBackMany()
-            ring.submit(waitFor: isDrained ? 0 : 1)
-            let wasDrained = isDrained
+            // A list of results is taken within the call that hands it over: its end is no reason
+            // to return from there.
+            let lists = giveBackMany()
+            let wasDone = isDone
+            ring.submit(waitFor: lists + (wasDone ? 0 : 1))
             takeCompletions()
             // A request may have been on its way to us beside the end: looked for once more.
-            if wasDrained, isDrained { break }
+            if wasDone, isDone, hasNoResults { break }
         }
         // The last results.
         while ring.preparedCount > 0 { ring.submit(waitFor: 0) }
     }
 
-    private var isDrained: Bool {
+    /// Nothing is being served, and nothing will come.
+    private var isDone: Bool {
         var isFetching = false
         for place in queues.indices {
             if queues[place].serving > 0 { return false }
             isFetching = isFetching || queues[place].fetching > 0
         }
         return !isFetching || ending.hasBegun
+    }
+
+    private var hasNoResults: Bool {
+        for place in batches.indices where !batches[place].isEmpty { return false }
+        return true
     }
 
     /// Another thread's hearing of the end wakes this one. It has nothing to do then but to look.
@@ -255,7 +266,8 @@ extension TagServer {
         switch mode {
         case .copy: .memory(UInt64(UInt(bitPattern: buffer(slot))))
         case .userCopy, .zeroCopy: .none
-        case .automatic(let fallsBack): .place(UInt16(slot), fallsBack: fallsBack)
+        case .automatic(let fallsBack):
+            .place(forcesFallback ? .max : UInt16(slot), fallsBack: fallsBack)
         }
     }
 
@@ -272,6 +284,7 @@ extension TagServer {
         let (queue, tag) = (Int(slots[Int(slot)].queue), slots[Int(slot)].tag)
         let answer = result == 0 ? Int32(slots[Int(slot)].byteCount) : result
         guard batches.isEmpty else {
+            queues[queue].resultCame()
             batches[queue].add(tag: tag, result: answer, data: data(slot))
             return
         }
@@ -340,19 +353,22 @@ extension TagServer {
         return place * UInt32(queueDepth) + UInt32(tag)
     }
 
-    private mutating func giveBackMany() {
+    /// Hands the driver the results that are there; how many lists of them.
+    private mutating func giveBackMany() -> UInt32 {
+        var count: UInt32 = 0
         for place in batches.indices {
             guard let list = batches[place].next(queue: queues[place].number) else { continue }
             ring.makeRoom(1)
             mustFit(
                 queues[place].prepareCommits(
                     &ring, list, userData: userData(.commits, UInt32(place))))
+            count += 1
         }
+        return count
     }
 
     private mutating func resultsTaken(_ place: UInt32, _ result: Int32) {
-        let (count, code) = batches[Int(place)].ended(result)
-        queues[Int(place)].resultsWereTaken(count)
+        let code = batches[Int(place)].ended(result)
         if code != 0 { refusal = code }
     }
 }

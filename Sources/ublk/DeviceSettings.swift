@@ -26,7 +26,9 @@ struct DataOptions: ParsableArguments {
         help: "Nothing is copied: the driver registers the pages. With -z as its fallback.")
     var automatic = false
 
-    @Flag(name: .customLong("auto_zc_fallback"), help: "The same as -z --auto_zc.")
+    @Flag(
+        name: .customLong("auto_zc_fallback"),
+        help: "-z --auto_zc in which every request falls back: to try that.")
     var automaticFallback = false
 
     /// Nil: none is asked for.
@@ -47,6 +49,7 @@ struct DataOptions: ParsableArguments {
 
     func arguments() -> [String] {
         switch mode {
+        case _ where automaticFallback: ["--auto_zc_fallback"]
         case nil: []
         case .copy: ["--copy"]
         case .userCopy: ["-u"]
@@ -66,7 +69,9 @@ struct ThreadOptions: ParsableArguments {
 
     @Option(
         name: .customLong("nthreads"),
-        help: "Threads in all: a multiple of the queues, or with -b any number. Default: one a queue.")
+        help:
+            "Threads in all: a multiple of the queues, or with -b any number. Default: one a queue."
+    )
     var count: UInt16?
 
     @Flag(
@@ -82,7 +87,8 @@ struct ThreadOptions: ParsableArguments {
     mutating func validate() throws {
         guard count != 0 else { throw ValidationError("At least one thread.") }
         guard !(inBatches && spreadsEveryQueue) else {
-            throw ValidationError("With -b no tag belongs to a thread: --per_io_tasks is without it.")
+            throw ValidationError(
+                "With -b no tag belongs to a thread: --per_io_tasks is without it.")
         }
     }
 

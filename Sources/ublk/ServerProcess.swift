@@ -54,7 +54,8 @@ struct ServerProcess {
     private func start(
         _ control: ControlDevice, _ backend: some Target
     ) throws -> DeviceServer {
-        let plan = options.threads.plan
+        var plan = options.threads.plan
+        plan.forcesFallback = options.data.automaticFallback
         guard !options.recovers else {
             let server = try DeviceServer(
                 control: control, backend: backend, recovering: UInt32(options.number), plan: plan)

@@ -23,7 +23,9 @@ struct SubmissionEntries {
         var descriptor: Int32 { base.load(fromByteOffset: 4, as: Int32.self) }
         var commandOperation: UInt32 { base.load(fromByteOffset: 8, as: UInt32.self) }
         var address: UInt64 { base.load(fromByteOffset: 16, as: UInt64.self) }
-        /// The place in the buffer table.
+        /// IORING_URING_CMD_*.
+        var commandFlags: UInt32 { base.load(fromByteOffset: 28, as: UInt32.self) }
+        /// The place in the buffer table, or the group of provided buffers.
         var bufferPlace: UInt16 { base.load(fromByteOffset: 40, as: UInt16.self) }
         var userData: UInt64 { base.load(fromByteOffset: 32, as: UInt64.self) }
         /// 16 bytes for the driver.
