@@ -15,14 +15,16 @@ let dataPlane: [Target] = [
     .target(name: "CLinux"),
     .target(name: "CSpin"),
     .target(name: "CStoreTrap"),
+    .target(name: "SystemFiles", swiftSettings: house),
     .target(name: "Uring", dependencies: ["CLiburing"], swiftSettings: house),
-    .target(name: "Ublk", dependencies: ["Uring", "CLinux"], swiftSettings: house),
+    .target(
+        name: "Ublk", dependencies: ["Uring", "CLinux", "SystemFiles"], swiftSettings: house),
     .target(name: "CacheFormat", dependencies: ["CBytes"], swiftSettings: house),
     .target(
         name: "CacheEngine", dependencies: ["CacheFormat", "CBytes", "CSpin"], swiftSettings: house),
     .target(
         name: "CacheRuntime",
-        dependencies: ["CacheEngine", "CacheFormat", "Ublk", "Uring", "CLinux"],
+        dependencies: ["CacheEngine", "CacheFormat", "Ublk", "Uring", "CLinux", "SystemFiles"],
         swiftSettings: house),
     .target(
         name: "Simulator", dependencies: ["CacheEngine", "CacheFormat", "CStoreTrap"],
@@ -45,7 +47,7 @@ let controlPlane: [Target] = [
     .target(
         name: "ControlClient",
         dependencies: [
-            "ControlProtocol",
+            "ControlProtocol", "SystemFiles",
             .product(name: "AsyncHTTPClient", package: "async-http-client"),
             .product(name: "NIOCore", package: "swift-nio"),
             .product(name: "NIOHTTP1", package: "swift-nio"),
@@ -71,7 +73,7 @@ let programs: [Target] = [
     .executableTarget(
         name: "ublk",
         dependencies: [
-            "Ublk", "Uring", "CLinux", "CSpawn",
+            "Ublk", "Uring", "CLinux", "CSpawn", "SystemFiles",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
         ], swiftSettings: house),
     .executableTarget(

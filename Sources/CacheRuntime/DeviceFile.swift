@@ -1,5 +1,6 @@
 internal import CLinux
 internal import Glibc
+import SystemFiles
 
 /// What a device says of itself; the sizes are bytes unless named otherwise.
 package struct DeviceLimits: Equatable, Sendable {

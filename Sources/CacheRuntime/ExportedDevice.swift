@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import SystemFiles
 import Ublk
 
 /// How a request's data get from the kernel to the cache's buffers and back.
@@ -157,7 +158,7 @@ final class ExportedDevice: Sendable {
 
     /// All ublk devices of a cache.
     static func devices(_ tag: ExportedTag, _ control: ControlDevice) -> [DeviceInfo] {
-        namesInDirectory("/dev").compactMap { name in
+        (namesInDirectory("/dev") ?? []).compactMap { name in
             guard name.hasPrefix("ublkc"), let number = UInt32(name.dropFirst(5)),
                 let info = try? control.info(device: number),
                 ExportedTag(rawValue: info.serverFlags).isOfSameCache(as: tag)
@@ -307,10 +308,7 @@ final class ExportedDevice: Sendable {
     }
 
     private var leadsHere: Bool {
-        var target = [CChar](repeating: 0, count: 64)
-        let count = readlink(link, &target, target.count - 1)
-        let bytes = target.prefix(max(count, 0)).map { UInt8(bitPattern: $0) }
-        return String(decoding: bytes, as: UTF8.self) == name
+        linkTarget(link) == name
     }
 }
 

@@ -3,6 +3,7 @@ import CacheEngine
 package import CacheFormat
 import Glibc
 import Synchronization
+import SystemFiles
 
 /// What a memory image must have been made for, to be used.
 package struct ImageIdentity: Equatable, Sendable {

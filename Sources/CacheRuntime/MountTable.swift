@@ -1,3 +1,5 @@
+import SystemFiles
+
 /// Who uses a block device: filesystems mounted from it, swap, and devices built on it.
 package enum DeviceUse {
     /// A use of `device` (its node's name in /dev) that keeps it from being removed.
@@ -9,7 +11,7 @@ package enum DeviceUse {
 
     /// The uses of the disk named `disk` ("ublkb0") and of its partitions.
     package static func uses(ofDisk disk: String) -> [Use] {
-        let names = [disk] + namesInDirectory("/sys/block/\(disk)").filter { $0.hasPrefix(disk) }
+        let names = [disk] + (namesInDirectory("/sys/block/\(disk)") ?? []).filter { $0.hasPrefix(disk) }
         // This process lives in a mount namespace of its own: what users mount is in the first's.
         let tables = ["/proc/1/mountinfo", "/proc/self/mountinfo"].compactMap(readText)
         let swaps = readText("/proc/swaps") ?? ""
@@ -24,7 +26,7 @@ package enum DeviceUse {
                 uses += points.map { Use(device: name, purpose: "mounted on \($0)") }
             }
             if isSwap("/dev/\(name)", swaps) { uses.append(Use(device: name, purpose: "swap")) }
-            for holder in namesInDirectory("/sys/class/block/\(name)/holders").sorted() {
+            for holder in (namesInDirectory("/sys/class/block/\(name)/holders") ?? []).sorted() {
                 uses.append(Use(device: name, purpose: "used by \(holder)"))
             }
         }

@@ -1,6 +1,7 @@
 package import ControlProtocol
 import FoundationEssentials
 import Glibc
+import SystemFiles
 
 /// The caches of this machine that have a server, found by their sockets.
 package struct RunningCaches: Sendable {
@@ -106,18 +107,7 @@ package struct RunningCaches: Sendable {
         names().compactMap(RunDirectory.cacheID(socketName:)).sorted()
     }
 
-    private func names() -> [String] {
-        guard let stream = opendir(directory) else { return [] }
-        defer { closedir(stream) }
-        var found: [String] = []
-        while let entry = readdir(stream) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) { pointer in
-                pointer.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-            }
-            found.append(name)
-        }
-        return found
-    }
+    private func names() -> [String] { namesInDirectory(directory) ?? [] }
 }
 
 /// The address of a Unix socket; nil where the path does not fit (108 bytes with its end).

@@ -104,7 +104,7 @@ public final class DeviceServer: Sendable {
             backend, shares, cpus: cpus, forcesFallback: plan.forcesFallback)
     }
 
-    private static func shares(
+    static func shares(
         _ plan: ThreadPlan, _ info: DeviceInfo
     ) throws(UblkError) -> [[TagShare]] {
         let isBatched = info.features.contains(.batchIO)
@@ -121,6 +121,12 @@ public final class DeviceServer: Sendable {
             !info.features.contains(.perIODaemon)
         {
             throw UblkError("serving a queue with several threads", errno: EOPNOTSUPP)
+        }
+        let most = shares.map { $0.reduce(0) { $0 + $1.tags.count } }.max() ?? 0
+        guard most <= TagServer.tagsMax else {
+            throw UblkError(
+                "giving \(most) requests to one thread (\(TagServer.tagsMax) at most)",
+                errno: EINVAL)
         }
         return shares
     }

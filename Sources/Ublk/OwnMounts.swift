@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import SystemFiles
 
 /// A mount namespace without the filesystems that may lie on a ublk device.
 ///
@@ -13,7 +14,7 @@ enum OwnMounts {
         let result = ucas_own_mounts()
         guard result == 0 else { return result }
         // Those inside others first.
-        for line in text(of: "/proc/self/mountinfo").split(separator: "\n").reversed() {
+        for line in (readText("/proc/self/mountinfo") ?? "").split(separator: "\n").reversed() {
             guard let mount = Mount(line), mount.devices.contains(where: { isOurs($0) }) else {
                 continue
             }
@@ -71,9 +72,8 @@ enum OwnMounts {
             return true
         }
         let disk = access("\(path)/partition", F_OK) == 0 ? "\(path)/.." : path
-        return names(in: "\(disk)/slaves").contains { slave in
-            let number = text(of: "\(disk)/slaves/\(slave)/dev").split(separator: "\n").first
-            return number.map { isOurs(String($0), depth: depth + 1) } ?? false
+        return (namesInDirectory("\(disk)/slaves") ?? []).contains { slave in
+            readText("\(disk)/slaves/\(slave)/dev").map { isOurs($0, depth: depth + 1) } ?? false
         }
     }
 
@@ -81,31 +81,5 @@ enum OwnMounts {
         guard let found = realpath(path, nil) else { return nil }
         defer { free(found) }
         return String(cString: found)
-    }
-
-    private static func text(of path: String) -> String {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { return "" }
-        defer { close(descriptor) }
-        var bytes: [UInt8] = []
-        var piece = [UInt8](repeating: 0, count: 16384)
-        while true {
-            let count = read(descriptor, &piece, piece.count)
-            guard count > 0 else { return String(decoding: bytes, as: UTF8.self) }
-            bytes.append(contentsOf: piece[0..<count])
-        }
-    }
-
-    private static func names(in path: String) -> [String] {
-        guard let directory = opendir(path) else { return [] }
-        defer { closedir(directory) }
-        var names: [String] = []
-        while let entry = readdir(directory) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            if !name.hasPrefix(".") { names.append(name) }
-        }
-        return names
     }
 }

@@ -23,7 +23,7 @@ final class ServerCrew: Sendable {
     init(_ info: DeviceInfo) throws(UblkError) {
         self.info = info
         ending = try Ending()
-        buffers = TagBuffers(info)
+        buffers = try TagBuffers(info)
         descriptor = try ControlDevice.openQueueDevice(info.id)
     }
 

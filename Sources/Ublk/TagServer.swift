@@ -57,6 +57,8 @@ struct TagServer: ~Copyable {
     private let endingByte = UnsafeMutableRawPointer.allocate(byteCount: 1, alignment: 1)
     let target: TargetCalls
 
+    /// What one ring can serve: places of its buffer table, and completions.
+    static var tagsMax: Int { 16384 }
     static var deviceFile: UInt32 { 0 }
     static var targetFile: UInt32 { 1 }
 

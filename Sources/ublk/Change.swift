@@ -61,8 +61,8 @@ struct Quiesce: ParsableCommand {
         let info = try control.info(device: number)
         guard info.features.contains(.quiesce) else {
             throw Failure(
-                "device \(number) cannot be quiesced: it was made without recovery (-r 1), or by a "
-                    + "kernel before 6.16")
+                "device \(number) cannot be quiesced: it was made without recovery (-r 1), in "
+                    + "batches (-b), or by a kernel before 6.16")
         }
         guard info.state == .live else { throw Failure("device \(number) has no server") }
         // The kernel refuses new requests from then on.
@@ -77,13 +77,9 @@ struct Quiesce: ParsableCommand {
 
     /// The server gives back what it has begun, and ends.
     private func awaitEnd(_ control: ControlDevice) throws {
-        for attempt in 1...timeout * 10 {
+        for _ in 0..<timeout * 10 {
             if try control.info(device: number).state != .live { return }
             usleep(100_000)
-            // Fetches in batches that delivered something in the same moment were left out.
-            if attempt.isMultiple(of: 10) {
-                try? control.quiesce(device: number, milliseconds: 1000)
-            }
         }
         throw Failure(
             "the server of device \(number) has not ended in \(timeout) s; requests wait: delete "

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import SystemFiles
 import Ublk
 
 struct Delete: ParsableCommand {
@@ -109,7 +110,7 @@ struct ServerHold {
 
     /// Counts up while the server answers: the times the block layer has read and written.
     var requestsServed: String {
-        let statistics = contents(of: "/sys/block/ublkb\(device)/stat") ?? []
+        let statistics = readBytes("/sys/block/ublkb\(device)/stat") ?? []
         let fields = String(decoding: statistics, as: UTF8.self).split(separator: " ")
         // Reads, writes, discards and flushes done; the other fields also change while nothing is.
         return [0, 4, 11, 15].map { $0 < fields.count ? String(fields[$0]) : "" }
@@ -125,7 +126,7 @@ struct ServerHold {
 
     private var holdsDevice: Bool {
         let (folder, node) = ("/proc/\(process)/fd", "/dev/ublkc\(device)")
-        return (entries(of: folder) ?? []).contains { name in
+        return (namesInDirectory(folder) ?? []).contains { name in
             // The node may be gone already.
             let target = linkTarget(folder + "/" + name)
             return target == node || target == node + " (deleted)"

@@ -1,5 +1,6 @@
 import FoundationEssentials
 import Glibc
+import SystemFiles
 import Ublk
 
 /// What has to be known of a device beside what the kernel keeps: who serves it, and how its server
@@ -38,7 +39,7 @@ struct DeviceRecord: Codable, Equatable {
     }
 
     private static func unchecked(_ device: UInt32) -> DeviceRecord? {
-        contents(of: path(device)).flatMap {
+        readBytes(path(device)).flatMap {
             try? JSONDecoder().decode(DeviceRecord.self, from: Data($0))
         }
     }

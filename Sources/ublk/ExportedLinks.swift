@@ -1,10 +1,12 @@
+import SystemFiles
+
 /// The exported devices of caches: /dev/cas*X*-*Y* leads to each. They are their cache's to stop,
 /// and may be the only way to data that are nowhere else.
 enum ExportedLinks {
     /// By the number of the ublk device, for example "/dev/cas1-2".
     static func all() -> [UInt32: String] {
         var links: [UInt32: String] = [:]
-        for name in entries(of: "/dev") ?? [] where name.hasPrefix("cas") {
+        for name in namesInDirectory("/dev") ?? [] where name.hasPrefix("cas") {
             let target = linkTarget("/dev/" + name)?.split(separator: "/").last ?? ""
             guard target.hasPrefix("ublkb"), let id = UInt32(target.dropFirst("ublkb".count))
             else { continue }

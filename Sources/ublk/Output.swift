@@ -1,4 +1,5 @@
 import Glibc
+import SystemFiles
 import Ublk
 
 func complain(_ text: String) {
@@ -8,7 +9,7 @@ func complain(_ text: String) {
 
 /// The ids of all ublk devices, by the control nodes that are there.
 func deviceIDs() -> [UInt32] {
-    (entries(of: "/dev") ?? []).filter { $0.hasPrefix("ublkc") }
+    (namesInDirectory("/dev") ?? []).filter { $0.hasPrefix("ublkc") }
         .compactMap { UInt32($0.dropFirst("ublkc".count)) }.sorted()
 }
 

@@ -120,8 +120,11 @@ struct ServerProcess {
         wanted.insert(.commandIoctlEncode)
         if options.threads.inBatches { wanted.insert(.batchIO) }
         if options.skipsPartitionScan { wanted.insert(.noAutoPartitionScan) }
-        // Costs nothing, and lets the server be replaced in peace.
-        if wanted.contains(.userRecovery) { wanted.formUnion(kernel.intersection(.quiesce)) }
+        // Costs nothing, and lets the server be replaced in peace. Of a device in batches Linux 7.3
+        // fails the requests that come while it is quiesced.
+        if wanted.contains(.userRecovery), !wanted.contains(.batchIO) {
+            wanted.formUnion(kernel.intersection(.quiesce))
+        }
         let missing = wanted.subtracting(kernel)
         guard missing.isEmpty else {
             throw Failure(

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import SystemFiles
 import Ublk
 
 struct StartAll: ParsableCommand {
@@ -31,7 +32,7 @@ struct StartAll: ParsableCommand {
 
     /// Names of the descriptions, in order. No directory is none.
     private func names() throws -> [String] {
-        guard let entries = entries(of: directory) else {
+        guard let entries = namesInDirectory(directory) else {
             guard errno == ENOENT else {
                 throw Failure("\(directory): \(String(cString: strerror(errno)))")
             }
@@ -74,7 +75,7 @@ struct DeviceDescription {
     let words: [String]
 
     init(path: String) throws {
-        guard let bytes = contents(of: path) else {
+        guard let bytes = readBytes(path) else {
             throw Failure("\(path): \(String(cString: strerror(errno)))")
         }
         try self.init(text: String(decoding: bytes, as: UTF8.self))

@@ -161,6 +161,18 @@ private func scratchFile() throws -> Int32 {
         }
     }
 
+    /// A ring has no place for more, in its buffer table and for completions.
+    @Test func aThreadIsNotGivenMoreThanItCanServe() throws {
+        let info = DeviceInfo(
+            id: 0, queueCount: 5, queueDepth: 4096, requestBytesMax: 4096, features: .batchIO)
+        let two = try DeviceServer.shares(ThreadPlan(threadCount: 2), info)
+        #expect(two.map { $0.count } == [3, 2])
+        #expect(
+            throws: UblkError(
+                "giving 20480 requests to one thread (16384 at most)", errno: EINVAL)
+        ) { try DeviceServer.shares(ThreadPlan(threadCount: 1), info) }
+    }
+
     @Test func noTagOfABatchBelongsToAThread() {
         let plan = ThreadPlan(threadCount: 2, spreadsEveryQueue: true)
         #expect(plan.sharesOfBatches(queueCount: 2, queueDepth: 4) == nil)

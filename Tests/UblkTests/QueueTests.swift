@@ -324,7 +324,7 @@ private func server(
     return try TagServer(
         target: TargetCalls(NullTarget(maxSectors: 128)), deviceDescriptor: device.descriptor,
         info: info, shares: [TagShare(queue: 0, tags: Array(0..<depth))],
-        buffers: TagBuffers(info), ending: try Ending())
+        buffers: try TagBuffers(info), ending: try Ending())
 }
 
 /// The buffers that a server of one queue of 16 tags gives to its device.

@@ -1,7 +1,10 @@
-internal import Glibc
+import Glibc
 
-/// The content of a small file of /proc or /sys; nil if it cannot be read.
-func readBytes(_ path: String) -> [UInt8]? {
+// Directories, links and small files, as the kernel in /proc and /sys, and this project's programs,
+// keep them.
+
+/// What is in a small file; nil and errno if it cannot be read.
+package func readBytes(_ path: String) -> [UInt8]? {
     let descriptor = open(path, O_RDONLY | O_CLOEXEC)
     guard descriptor >= 0 else { return nil }
     defer { close(descriptor) }
@@ -17,7 +20,7 @@ func readBytes(_ path: String) -> [UInt8]? {
 }
 
 /// The content as text, white space at its ends removed.
-func readText(_ path: String) -> String? {
+package func readText(_ path: String) -> String? {
     guard let bytes = readBytes(path) else { return nil }
     let isSpace = { (byte: UInt8) in byte == 0x20 || byte == 0x0a || byte == 0x09 }
     let text = bytes.drop(while: isSpace).reversed().drop(while: isSpace).reversed()
@@ -25,13 +28,13 @@ func readText(_ path: String) -> String? {
 }
 
 /// The content as an unsigned decimal number.
-func readNumber(_ path: String) -> UInt64? {
+package func readNumber(_ path: String) -> UInt64? {
     readText(path).flatMap { UInt64($0) }
 }
 
-/// The names in a directory, without `.` and `..`; empty if it cannot be read.
-func namesInDirectory(_ path: String) -> [String] {
-    guard let directory = opendir(path) else { return [] }
+/// The names in a directory, without `.` and `..`, in no order; nil and errno if it cannot be read.
+package func namesInDirectory(_ path: String) -> [String]? {
+    guard let directory = opendir(path) else { return nil }
     defer { closedir(directory) }
     var names: [String] = []
     while let entry = readdir(directory) {
@@ -43,8 +46,16 @@ func namesInDirectory(_ path: String) -> [String] {
     return names
 }
 
+/// Where a symbolic link leads; nil if it is none.
+package func linkTarget(_ path: String) -> String? {
+    var target = [CChar](repeating: 0, count: Int(PATH_MAX))
+    let count = readlink(path, &target, target.count)
+    guard count > 0 else { return nil }
+    return String(decoding: target.prefix(count).map(UInt8.init(bitPattern:)), as: UTF8.self)
+}
+
 /// Writes a setting of /sys or /proc. Whether it was taken is not known.
-func writeText(_ text: String, to path: String) {
+package func writeText(_ text: String, to path: String) {
     let descriptor = open(path, O_WRONLY | O_CLOEXEC)
     guard descriptor >= 0 else { return }
     defer { close(descriptor) }
