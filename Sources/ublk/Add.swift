@@ -81,6 +81,10 @@ struct DeviceOptions: ParsableArguments {
     // Of kublk and rublk; here it is always so, or makes no difference.
     @Flag(name: .customLong("no_ublk_fixed_fd"), help: .hidden)
     var noFixedFd = false
+    @Flag(name: .customLong("rotate_auto_buf"), help: .hidden)
+    var rotatesPlaces = false
+    @Flag(name: [.customShort("g"), .customLong("get_data")], help: .hidden)
+    var getsDataLate = false
     @Flag(help: .hidden)
     var mlock = false
     @Option(name: .customLong("debug_mask"), help: .hidden)
