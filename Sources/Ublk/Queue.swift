@@ -238,6 +238,47 @@ public struct Queue {
         serving -= 1
     }
 
+    /// User copy: copies `count` bytes of a write's request, from its byte `first` on, to `target`.
+    /// 0 or -errno. The driver does it at once; a ring would give it to a thread of the kernel's,
+    /// because the file cannot say that it never waits, which costs many times as much.
+    public func copyWrite(
+        tag: UInt16, from first: UInt32, to target: UnsafeMutableRawPointer, count: UInt32
+    ) -> Int32 {
+        var done: UInt32 = 0
+        while done < count {
+            let place = Self.userCopyOffset(queue: number, tag: tag, byte: first + done)
+            let copied = pread(descriptor, target + Int(done), Int(count - done), off_t(place))
+            if copied > 0 {
+                done += UInt32(copied)
+            } else if copied == 0 {
+                return -EIO
+            } else if errno != EINTR {
+                return -errno
+            }
+        }
+        return 0
+    }
+
+    /// User copy: gives a read's request `count` bytes from `source`, from its byte `first` on. 0 or
+    /// -errno.
+    public func copyRead(
+        tag: UInt16, from first: UInt32, of source: UnsafeRawPointer, count: UInt32
+    ) -> Int32 {
+        var done: UInt32 = 0
+        while done < count {
+            let place = Self.userCopyOffset(queue: number, tag: tag, byte: first + done)
+            let copied = pwrite(descriptor, source + Int(done), Int(count - done), off_t(place))
+            if copied > 0 {
+                done += UInt32(copied)
+            } else if copied == 0 {
+                return -EIO
+            } else if errno != EINTR {
+                return -errno
+            }
+        }
+        return 0
+    }
+
     /// Where a request's bytes are in /dev/ublkc*N*, for pread and pwrite (user copy).
     public static func userCopyOffset(queue: UInt16, tag: UInt16, byte: UInt32) -> UInt64 {
         precondition(byte < 1 << 25)

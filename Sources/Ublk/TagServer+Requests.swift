@@ -16,7 +16,15 @@ extension TagServer {
             slots[place].isRegistered = request.movesData && !request.needsRegistration
         }
         // In user copy a write's bytes have to be fetched first.
-        if mode == .userCopy, request.operation == .write { copy(slot) } else { run(slot) }
+        if mode == .userCopy, request.operation == .write {
+            let result = queues[Int(slots[place].queue)].copyWrite(
+                tag: slots[place].tag, from: 0, to: buffer(slot), count: slots[place].byteCount)
+            guard result == 0 else {
+                finish(slot, result)
+                return
+            }
+        }
+        run(slot)
     }
 
     /// Does the step, or what is left of it.
@@ -94,12 +102,15 @@ extension TagServer {
 
     /// All bytes of the target are moved: in user copy a read's are not with the driver yet.
     private mutating func transferred(_ slot: UInt32) {
-        if mode == .userCopy, slots[Int(slot)].request.operation == .read {
-            slots[Int(slot)].done = 0
-            copy(slot)
-        } else {
+        guard mode == .userCopy, slots[Int(slot)].request.operation == .read else {
             finish(slot, 0)
+            return
         }
+        let state = slots[Int(slot)]
+        finish(
+            slot,
+            queues[Int(state.queue)].copyRead(
+                tag: state.tag, from: 0, of: buffer(slot), count: state.byteCount))
     }
 }
 
@@ -174,50 +185,5 @@ extension TagServer {
         guard slots[place].chainLeft == 0 else { return }
         let failure = slots[place].chainFailure
         stepEnded(slot, failure == 0 ? slots[place].transferred : failure)
-    }
-}
-
-// MARK: - User copy
-
-extension TagServer {
-    /// Moves the request's bytes between the buffer and the driver.
-    private mutating func copy(_ slot: UInt32) {
-        let state = slots[Int(slot)]
-        let queue = queues[Int(state.queue)].number
-        let position = Queue.userCopyOffset(queue: queue, tag: state.tag, byte: state.done)
-        let at = buffer(slot) + Int(state.done)
-        let left = state.byteCount - state.done
-        let data = userData(.copy, slot)
-        ring.makeRoom(1)
-        mustFit(
-            state.request.operation == .write
-                ? ring.prepareRead(
-                    file: Self.deviceFile, into: at, byteCount: left, offset: position,
-                    userData: data)
-                : ring.prepareWrite(
-                    file: Self.deviceFile, from: at, byteCount: left, offset: position,
-                    isDurable: false, userData: data))
-    }
-
-    mutating func copyEnded(_ slot: UInt32, _ result: Int32) {
-        if result == -EAGAIN || result == -EINTR {
-            copy(slot)
-            return
-        }
-        guard result > 0 else {
-            finish(slot, result == 0 ? -EIO : result)
-            return
-        }
-        slots[Int(slot)].done += UInt32(result)
-        guard slots[Int(slot)].done == slots[Int(slot)].byteCount else {
-            copy(slot)
-            return
-        }
-        if slots[Int(slot)].request.operation == .write {
-            slots[Int(slot)].done = 0
-            run(slot)
-        } else {
-            finish(slot, 0)
-        }
     }
 }

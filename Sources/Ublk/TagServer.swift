@@ -10,7 +10,7 @@ struct TagServer: ~Copyable {
     /// Whose completion it is.
     enum Owner: UInt64 {
         // Of a tag, which the lower half names.
-        case queue, file, copy, register, unregister
+        case queue, file, register, unregister
         // Of a queue, whose place in `queues` it is.
         case fetches, commits
         case ending
@@ -226,7 +226,6 @@ struct TagServer: ~Copyable {
         switch Owner(rawValue: end.userData >> 32) {
         case .queue: commandEnded(slot, result)
         case .file: fileStepEnded(slot, result)
-        case .copy: copyEnded(slot, result)
         case .register, .unregister: chainPartEnded(slot, min(result, 0))
         case .fetches: requestsCame(slot, end)
         case .commits: resultsTaken(slot, result)
