@@ -1,5 +1,6 @@
 import CacheEngine
 import Glibc
+import Ublk
 import Uring
 
 /// Tells whose completion it is: the top byte of a completion's user data.
@@ -81,10 +82,8 @@ struct Transfer {
     /// That place, and the first byte in it.
     var place: UInt16 = 0
     var placeStart: UInt32 = 0
-    /// Reads: what was read is written there before the transfer has ended, to a registered file;
-    /// 0 for none.
-    var outFile: UInt32 = 0
-    var outOffset: UInt64 = 0
+    /// Reads: the request that is given what was read before the transfer has ended.
+    var out: RequestBytes?
     var deviceOffset: UInt64 = 0
     var byteCount: UInt64 = 0
     var done: UInt64 = 0
@@ -180,25 +179,18 @@ extension DeviceRing {
             "a completion for a transfer that has ended")
         switch verdict(transfer, result) {
         case .ended(let final):
-            if final == 0, transfer.pointee.outFile != 0 {
-                beginMovingOut(transfer)
-                queue(index)
-                return nil
-            }
-            return end(index, final)
+            return end(index, final == 0 ? moveOut(transfer) : final)
         case .goesOn:
             queue(index)
             return nil
         }
     }
 
-    private func beginMovingOut(_ transfer: UnsafeMutablePointer<Transfer>) {
-        transfer.pointee.operation = .write
-        transfer.pointee.file = transfer.pointee.outFile
-        transfer.pointee.deviceOffset = transfer.pointee.outOffset
-        transfer.pointee.outFile = 0
-        transfer.pointee.done = 0
-        transfer.pointee.attempts = 0
+    private func moveOut(_ transfer: UnsafeMutablePointer<Transfer>) -> Int32 {
+        guard let out = transfer.pointee.out, let address = transfer.pointee.address else {
+            return 0
+        }
+        return out.give(from: address, count: Int(transfer.pointee.byteCount))
     }
 
     private enum Verdict {

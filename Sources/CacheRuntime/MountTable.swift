@@ -11,7 +11,8 @@ package enum DeviceUse {
 
     /// The uses of the disk named `disk` ("ublkb0") and of its partitions.
     package static func uses(ofDisk disk: String) -> [Use] {
-        let names = [disk] + (namesInDirectory("/sys/block/\(disk)") ?? []).filter { $0.hasPrefix(disk) }
+        let names =
+            [disk] + (namesInDirectory("/sys/block/\(disk)") ?? []).filter { $0.hasPrefix(disk) }
         // This process lives in a mount namespace of its own: what users mount is in the first's.
         let tables = ["/proc/1/mountinfo", "/proc/self/mountinfo"].compactMap(readText)
         let swaps = readText("/proc/swaps") ?? ""

@@ -7,13 +7,9 @@ struct TagState {
         case fetching
         /// Waits for a buffer of the pool.
         case waiting
-        /// User copy: its data are on the way to the buffer.
-        case copyingIn
         /// To be offered to the engine.
         case ready
         case serving
-        /// User copy: its data are on the way from the buffer.
-        case copyingOut
     }
 
     var phase = Phase.fetching
@@ -21,8 +17,6 @@ struct TagState {
     var isRegistered = false
     /// Not in copy mode: a buffer of the pool.
     var buffer = RequestPool.none
-    /// User copy: bytes moved so far.
-    var copied: UInt32 = 0
     /// The next in the list of waiting or of ready tags.
     var next = UInt32.max
 }

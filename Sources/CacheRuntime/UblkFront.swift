@@ -11,7 +11,7 @@ import Uring
 /// one, the answer waits until the buffer is not needed any more.
 ///
 /// User copy mode: buffers come from the pool, and the data are moved by reading and writing
-/// /dev/ublkc*N* in the ring, before the request is offered and before its tag is committed.
+/// /dev/ublkc*N* (`RequestBytes`), before the request is offered and before its tag is committed.
 ///
 /// Automatic mode: the kernel puts the request's pages into the ring's buffer table, and the
 /// devices read and write them there: no copy. Only what is needed in memory that its user cannot
@@ -81,8 +81,12 @@ struct UblkFront: RequestFront, ~Copyable {
         queues[Int(origin >> 16)].tags + Int(tag(origin))
     }
 
-    private func userData(_ origin: UInt32, isCopy: Bool) -> UInt64 {
-        CompletionOwner.front.tag | (isCopy ? 1 << 48 : 0) | UInt64(origin)
+    private func userData(_ origin: UInt32) -> UInt64 {
+        CompletionOwner.front.tag | UInt64(origin)
+    }
+
+    private func bytes(_ origin: UInt32, from first: UInt32 = 0) -> RequestBytes {
+        queues[Int(origin >> 16)].queue.bytes(tag: tag(origin), from: first)
     }
 }
 
@@ -91,10 +95,6 @@ struct UblkFront: RequestFront, ~Copyable {
 extension UblkFront {
     mutating func completed(userData: UInt64, result: Int32, _ devices: inout DeviceRing) {
         let origin = UInt32(truncatingIfNeeded: userData)
-        if userData & 1 << 48 != 0 {
-            copyEnded(origin, result, &devices)
-            return
-        }
         let place = Int(origin >> 16)
         switch queues[place].queue.completed(result: result) {
         case .request: arrived(origin, &devices)
@@ -225,20 +225,15 @@ extension UblkFront {
                 preconditionFailure("a transfer in the buffer of a request without data")
             }
             transfer.address = address + Int(offset)
-            if use.pointee.isRegistered { moveOut(&transfer, use.pointee.origin, offset) }
+            // What the transfer reads is put into the request's pages, too.
+            if use.pointee.isRegistered {
+                transfer.out = bytes(use.pointee.origin, from: offset)
+            }
             return
         }
         transfer.address = nil
         transfer.place = queues[Int(use.pointee.origin >> 16)].place(tag(use.pointee.origin))
         transfer.placeStart = offset
-    }
-
-    /// What the transfer reads is put into the request's pages, too.
-    private func moveOut(_ transfer: inout Transfer, _ origin: UInt32, _ offset: UInt32) {
-        let served = queues + Int(origin >> 16)
-        transfer.outFile = served.pointee.queue.file
-        transfer.outOffset = Queue.userCopyOffset(
-            queue: served.pointee.setup.queue, tag: tag(origin), byte: offset)
     }
 
     func transferStarted(slot: UInt32) { slots[Int(slot)].transferCount += 1 }
@@ -301,11 +296,11 @@ extension UblkFront {
         let descriptor = served.pointee.queue.descriptor(tag: tag(origin))
         let isInBuffer =
             served.pointee.setup.movement != .copy && !state(origin).pointee.isRegistered
+        var result = result
         if isInBuffer, descriptor.operation == .read, result == 0 {
-            state(origin).pointee.phase = .copyingOut
-            state(origin).pointee.copied = 0
-            startCopy(origin, descriptor, &devices)
-            return
+            result = bytes(origin).give(
+                from: pool.address(state(origin).pointee.buffer),
+                count: Int(descriptor.sectorCount) * 512)
         }
         let moved = descriptor.movesData ? Int32(descriptor.sectorCount * 512) : 0
         commit(origin, result == 0 ? moved : result, &devices)
@@ -320,7 +315,7 @@ extension UblkFront {
         let isQueued = served.pointee.queue.prepareCommit(
             &devices.ring, tag: tag(origin), result: result,
             data: served.pointee.data(tag(origin)),
-            userData: userData(origin, isCopy: false))
+            userData: userData(origin))
         precondition(isQueued, "no room in the ring that was just made")
         if buffer != RequestPool.none { release(buffer: buffer, &devices) }
     }
@@ -329,8 +324,8 @@ extension UblkFront {
 // MARK: - User copy
 
 extension UblkFront {
-    /// Whether the request can be offered with it, or its data is on the way; nil if there is no
-    /// buffer now.
+    /// Whether the request can be offered with its buffer, or its data cannot be had, which it was
+    /// told; nil if there is no buffer now.
     private mutating func giveBuffer(
         _ origin: UInt32, _ descriptor: IODescriptor, _ devices: inout DeviceRing
     ) -> Bool? {
@@ -339,8 +334,10 @@ extension UblkFront {
         }
         state(origin).pointee.buffer = buffer
         guard descriptor.operation == .write else { return true }
-        state(origin).pointee.phase = .copyingIn
-        startCopy(origin, descriptor, &devices)
+        let result = bytes(origin).take(
+            into: pool.address(buffer), count: Int(descriptor.sectorCount) * 512)
+        guard result != 0 else { return true }
+        commit(origin, result, &devices)
         return false
     }
 
@@ -358,79 +355,26 @@ extension UblkFront {
             if isReady { makeReady(origin) }
         }
     }
-
-    /// Moves what is left of the tag's bytes between its buffer and the kernel's pages.
-    private mutating func startCopy(
-        _ origin: UInt32, _ descriptor: IODescriptor, _ devices: inout DeviceRing
-    ) {
-        let served = queues + Int(origin >> 16)
-        let state = state(origin)
-        let copied = state.pointee.copied
-        let address = pool.address(state.pointee.buffer) + Int(copied)
-        let offset = Queue.userCopyOffset(
-            queue: served.pointee.setup.queue, tag: tag(origin), byte: copied)
-        let byteCount = descriptor.sectorCount * 512 - copied
-        devices.ring.makeRoom(1)
-        let isQueued: Bool
-        if state.pointee.phase == .copyingIn {
-            isQueued = devices.ring.prepareRead(
-                file: served.pointee.queue.file, into: address, byteCount: byteCount,
-                offset: offset, userData: userData(origin, isCopy: true))
-        } else {
-            isQueued = devices.ring.prepareWrite(
-                file: served.pointee.queue.file, from: address, byteCount: byteCount,
-                offset: offset, isDurable: false, userData: userData(origin, isCopy: true))
-        }
-        precondition(isQueued, "no room in the ring that was just made")
-    }
-
-    private mutating func copyEnded(
-        _ origin: UInt32, _ result: Int32, _ devices: inout DeviceRing
-    ) {
-        let state = state(origin)
-        let descriptor = queues[Int(origin >> 16)].queue.descriptor(tag: tag(origin))
-        if result > 0 { state.pointee.copied += UInt32(result) }
-        let isRetry = result == -EAGAIN || result == -EINTR
-        let isWhole = state.pointee.copied == descriptor.sectorCount * 512
-        if (result > 0 || isRetry) && !isWhole {
-            startCopy(origin, descriptor, &devices)
-        } else if !isWhole {
-            commit(origin, result == 0 ? -EIO : result, &devices)
-        } else if state.pointee.phase == .copyingIn {
-            makeReady(origin)
-        } else {
-            commit(origin, Int32(state.pointee.copied), &devices)
-        }
-    }
 }
 
 // MARK: - Queues come and go
 
 extension UblkFront {
     mutating func attach(_ setup: QueueSetup, _ reply: Reply, _ devices: inout DeviceRing) {
-        guard let place = (0..<Self.queueMax).first(where: { !isServed[$0] }),
-            let file = devices.ring.freeFile(from: WorkerFile.first)
-        else {
+        guard let place = (0..<Self.queueMax).first(where: { !isServed[$0] }) else {
             reply.set(-ENFILE)
-            return
-        }
-        let registered = devices.ring.setFile(file, descriptor: setup.descriptor)
-        guard registered == 0 else {
-            reply.set(registered)
             return
         }
         let queue: Queue
         do throws(UblkError) {
             queue = try Queue(
-                descriptor: setup.descriptor, file: file, number: setup.queue, depth: setup.depth)
+                descriptor: setup.descriptor, number: setup.queue, depth: setup.depth)
         } catch {
-            _ = devices.ring.setFile(file, descriptor: -1)
             reply.set(-error.errno)
             return
         }
         guard let served = ServedQueue(setup, queue: queue, number: place) else {
             queue.unmap()
-            _ = devices.ring.setFile(file, descriptor: -1)
             reply.set(-ENOMEM)
             return
         }
@@ -447,7 +391,7 @@ extension UblkFront {
             devices.ring.makeRoom(1)
             let isQueued = queues[place].queue.prepareFetch(
                 &devices.ring, tag: tag, data: queues[place].data(tag),
-                userData: userData(UInt32(place) << 16 | UInt32(tag), isCopy: false))
+                userData: userData(UInt32(place) << 16 | UInt32(tag)))
             precondition(isQueued, "no room in the ring that was just made")
         }
     }
@@ -480,11 +424,9 @@ extension UblkFront {
     /// The device can only be deleted when nothing here refers to it.
     private mutating func endIfDrained(_ place: Int, _ devices: inout DeviceRing) {
         guard let reply = queues[place].detaching, queues[place].queue.isDrained else { return }
-        let queue = queues[place].queue
-        queue.unmap()
-        let result = devices.ring.setFile(queue.file, descriptor: -1)
+        queues[place].queue.unmap()
         (queues + place).deinitialize(count: 1)
         isServed[place] = false
-        reply.set(result)
+        reply.set(0)
     }
 }

@@ -74,9 +74,7 @@ public struct Queue {
 
     public let number: UInt16
     public let depth: UInt16
-    /// The registered file of /dev/ublkc*N*, for user copy.
-    public let file: UInt32
-    /// /dev/ublkc*N* itself, for fetches and commits.
+    /// /dev/ublkc*N*.
     private let descriptor: Int32
     private let descriptors: UnsafeMutableRawPointer
     private let mappedBytes: Int
@@ -95,7 +93,7 @@ public struct Queue {
     private static let depthMax = 4096
 
     /// Maps the queue's descriptors.
-    public init(descriptor: Int32, file: UInt32, number: UInt16, depth: UInt16) throws(UblkError) {
+    public init(descriptor: Int32, number: UInt16, depth: UInt16) throws(UblkError) {
         let page = Int(getpagesize())
         let perQueue = (Self.depthMax * Self.descriptorBytes + page - 1) / page * page
         let bytes = (Int(depth) * Self.descriptorBytes + page - 1) / page * page
@@ -107,7 +105,6 @@ public struct Queue {
         }
         self.number = number
         self.depth = depth
-        self.file = file
         self.descriptor = descriptor
         descriptors = mapped
         mappedBytes = bytes
@@ -238,49 +235,15 @@ public struct Queue {
         serving -= 1
     }
 
-    /// User copy: copies `count` bytes of a write's request, from its byte `first` on, to `target`.
-    /// 0 or -errno. The driver does it at once; a ring would give it to a thread of the kernel's,
-    /// because the file cannot say that it never waits, which costs many times as much.
-    public func copyWrite(
-        tag: UInt16, from first: UInt32, to target: UnsafeMutableRawPointer, count: UInt32
-    ) -> Int32 {
-        var done: UInt32 = 0
-        while done < count {
-            let place = Self.userCopyOffset(queue: number, tag: tag, byte: first + done)
-            let copied = pread(descriptor, target + Int(done), Int(count - done), off_t(place))
-            if copied > 0 {
-                done += UInt32(copied)
-            } else if copied == 0 {
-                return -EIO
-            } else if errno != EINTR {
-                return -errno
-            }
-        }
-        return 0
-    }
-
-    /// User copy: gives a read's request `count` bytes from `source`, from its byte `first` on. 0 or
-    /// -errno.
-    public func copyRead(
-        tag: UInt16, from first: UInt32, of source: UnsafeRawPointer, count: UInt32
-    ) -> Int32 {
-        var done: UInt32 = 0
-        while done < count {
-            let place = Self.userCopyOffset(queue: number, tag: tag, byte: first + done)
-            let copied = pwrite(descriptor, source + Int(done), Int(count - done), off_t(place))
-            if copied > 0 {
-                done += UInt32(copied)
-            } else if copied == 0 {
-                return -EIO
-            } else if errno != EINTR {
-                return -errno
-            }
-        }
-        return 0
+    /// User copy: the bytes of the tag's request, from `first` on.
+    public func bytes(tag: UInt16, from first: UInt32 = 0) -> RequestBytes {
+        RequestBytes(
+            descriptor: descriptor,
+            position: Self.userCopyOffset(queue: number, tag: tag, byte: first))
     }
 
     /// Where a request's bytes are in /dev/ublkc*N*, for pread and pwrite (user copy).
-    public static func userCopyOffset(queue: UInt16, tag: UInt16, byte: UInt32) -> UInt64 {
+    static func userCopyOffset(queue: UInt16, tag: UInt16, byte: UInt32) -> UInt64 {
         precondition(byte < 1 << 25)
         return 0x8000_0000 + (UInt64(queue) << 41 | UInt64(tag) << 25 | UInt64(byte))
     }

@@ -17,8 +17,8 @@ extension TagServer {
         }
         // In user copy a write's bytes have to be fetched first.
         if mode == .userCopy, request.operation == .write {
-            let result = queues[Int(slots[place].queue)].copyWrite(
-                tag: slots[place].tag, from: 0, to: buffer(slot), count: slots[place].byteCount)
+            let bytes = queues[Int(slots[place].queue)].bytes(tag: slots[place].tag)
+            let result = bytes.take(into: buffer(slot), count: Int(slots[place].byteCount))
             guard result == 0 else {
                 finish(slot, result)
                 return
@@ -107,10 +107,8 @@ extension TagServer {
             return
         }
         let state = slots[Int(slot)]
-        finish(
-            slot,
-            queues[Int(state.queue)].copyRead(
-                tag: state.tag, from: 0, of: buffer(slot), count: state.byteCount))
+        let bytes = queues[Int(state.queue)].bytes(tag: state.tag)
+        finish(slot, bytes.give(from: buffer(slot), count: Int(state.byteCount)))
     }
 }
 

@@ -59,14 +59,13 @@ struct TagServer: ~Copyable {
 
     /// What one ring can serve: places of its buffer table, and completions.
     static var tagsMax: Int { 16384 }
-    static var deviceFile: UInt32 { 0 }
-    static var targetFile: UInt32 { 1 }
+    static var targetFile: UInt32 { 0 }
 
     init(
         target: TargetCalls, deviceDescriptor: Int32, info: DeviceInfo, shares: [TagShare],
         buffers: TagBuffers, ending: Ending, forcesFallback: Bool = false
     ) throws(UblkError) {
-        let ring = try Self.makeRing(target, deviceDescriptor, info, shares)
+        let ring = try Self.makeRing(target, info, shares)
         self.init(
             target, ring, try Self.queues(deviceDescriptor, info, shares), info, shares, buffers,
             ending, forcesFallback: forcesFallback)
@@ -104,7 +103,7 @@ struct TagServer: ~Copyable {
             do throws(UblkError) {
                 queues.append(
                     try Queue(
-                        descriptor: deviceDescriptor, file: deviceFile, number: share.queue,
+                        descriptor: deviceDescriptor, number: share.queue,
                         depth: info.queueDepth))
             } catch {
                 for queue in queues { queue.unmap() }
@@ -115,7 +114,7 @@ struct TagServer: ~Copyable {
     }
 
     private static func makeRing(
-        _ target: TargetCalls, _ deviceDescriptor: Int32, _ info: DeviceInfo, _ shares: [TagShare]
+        _ target: TargetCalls, _ info: DeviceInfo, _ shares: [TagShare]
     ) throws(UblkError) -> Ring {
         let tagCount = shares.reduce(0) { $0 + $1.tags.count }
         do throws(RingError) {
@@ -124,12 +123,11 @@ struct TagServer: ~Copyable {
             let entries = UInt32(min(tagCount * 2, 8192))
             var ring = try Ring(
                 entries: max(entries, 8), completions: max(UInt32(tagCount) * 4, 16))
-            try ring.registerFiles(count: 2)
-            var result = ring.setFile(deviceFile, descriptor: deviceDescriptor)
-            if result == 0, let descriptor = target.descriptor {
-                result = ring.setFile(targetFile, descriptor: descriptor)
+            try ring.registerFiles(count: 1)
+            if let descriptor = target.descriptor {
+                let result = ring.setFile(targetFile, descriptor: descriptor)
+                guard result == 0 else { throw RingError(step: "register files", errno: -result) }
             }
-            guard result == 0 else { throw RingError(step: "register files", errno: -result) }
             if !DataMode(info.features).hasBuffers {
                 try ring.registerBuffers(count: UInt32(tagCount))
             }

@@ -101,7 +101,7 @@ import Uring
 @Suite(.needsRing) struct BatchEncodingTests {
     @Test func aFetchOfManyIsTheKernelsCommand() async {
         await #expect(processExitsWith: .success) {
-            var queue = try Queue(descriptor: try scratchFile(), file: 0, number: 5, depth: 64)
+            var queue = try Queue(descriptor: try scratchFile(), number: 5, depth: 64)
             var ring = try Ring(entries: 8, completions: 16)
             let entries = try SubmissionEntries()
             let isQueued = queue.prepareFetches(&ring, userData: 7 << 32)
@@ -119,7 +119,7 @@ import Uring
 
     @Test func aListIsNamedByItsAddress() async {
         await #expect(processExitsWith: .success) {
-            let queue = try Queue(descriptor: try scratchFile(), file: 0, number: 0, depth: 64)
+            let queue = try Queue(descriptor: try scratchFile(), number: 0, depth: 64)
             var ring = try Ring(entries: 8, completions: 16)
             let entries = try SubmissionEntries()
             _ = queue.prepareTags(&ring, (0x1234_5678_9000, 64 << 32 | 8 << 48), userData: 1)

@@ -91,9 +91,9 @@ private final class FakeQueueDevice {
         }
         for number in UInt16(0)..<3 {
             let queue = try Queue(
-                descriptor: device.descriptor, file: 4, number: number, depth: 256)
+                descriptor: device.descriptor, number: number, depth: 256)
             defer { queue.unmap() }
-            #expect(queue.number == number && queue.depth == 256 && queue.file == 4)
+            #expect(queue.number == number && queue.depth == 256)
             for tag in [0, 1, 170, 171, 255] as [UInt16] {
                 #expect(
                     queue.descriptor(tag: tag)
@@ -107,7 +107,7 @@ private final class FakeQueueDevice {
     /// The kernel writes a descriptor anew as soon as its tag is given back.
     @Test func aDescriptorIsACopyOfWhatIsThereNow() throws {
         let device = try FakeQueueDevice(queueCount: 1)
-        let queue = try Queue(descriptor: device.descriptor, file: 0, number: 0, depth: 8)
+        let queue = try Queue(descriptor: device.descriptor, number: 0, depth: 8)
         defer { queue.unmap() }
         device.put(queue: 0, tag: 2, operation: 0, sectors: 8, start: 100)
         let first = queue.descriptor(tag: 2)
@@ -119,7 +119,7 @@ private final class FakeQueueDevice {
 
     @Test func whatCannotBeMappedIsAnError() {
         do throws(UblkError) {
-            _ = try Queue(descriptor: -1, file: 0, number: 3, depth: 8)
+            _ = try Queue(descriptor: -1, number: 3, depth: 8)
             Issue.record("mapped")
         } catch {
             #expect(error == UblkError("mapping the descriptors of queue 3", errno: EBADF))
@@ -129,7 +129,7 @@ private final class FakeQueueDevice {
     @Test func aTagBehindTheDepthTraps() async {
         await #expect(processExitsWith: .failure) {
             let device = try FakeQueueDevice(queueCount: 1)
-            let queue = try Queue(descriptor: device.descriptor, file: 0, number: 0, depth: 8)
+            let queue = try Queue(descriptor: device.descriptor, number: 0, depth: 8)
             _ = queue.descriptor(tag: 8)
         }
     }
@@ -137,7 +137,7 @@ private final class FakeQueueDevice {
     /// Fetched, served, given back, and at last aborted: the count on either side.
     @Test func tagsAreCountedOnEitherSide() throws {
         let device = try FakeQueueDevice(queueCount: 1)
-        var queue = try Queue(descriptor: device.descriptor, file: 0, number: 0, depth: 4)
+        var queue = try Queue(descriptor: device.descriptor, number: 0, depth: 4)
         defer { queue.unmap() }
         var ring = try Ring(entries: 8, completions: 16)
         #expect(queue.isDrained)
@@ -162,7 +162,7 @@ private final class FakeQueueDevice {
 
     @Test func aCommandThatIsNotTakenIsNoEndOfTheDevice() throws {
         let device = try FakeQueueDevice(queueCount: 1)
-        var queue = try Queue(descriptor: device.descriptor, file: 0, number: 0, depth: 4)
+        var queue = try Queue(descriptor: device.descriptor, number: 0, depth: 4)
         defer { queue.unmap() }
         var ring = try Ring(entries: 8, completions: 16)
         for tag in UInt16(0)..<2 {
@@ -175,7 +175,7 @@ private final class FakeQueueDevice {
 
     @Test func aFullRingTakesNeitherFetchNorCommitAndNothingIsCounted() throws {
         let device = try FakeQueueDevice(queueCount: 1)
-        var queue = try Queue(descriptor: device.descriptor, file: 0, number: 0, depth: 4)
+        var queue = try Queue(descriptor: device.descriptor, number: 0, depth: 4)
         defer { queue.unmap() }
         var ring = try Ring(entries: 1, completions: 2)
         _ = queue.prepareFetch(&ring, tag: 0, data: .memory(4096), userData: 0)
@@ -190,12 +190,12 @@ private final class FakeQueueDevice {
     @Test func whatWasNotSentCannotEnd() async {
         await #expect(processExitsWith: .failure) {
             let device = try FakeQueueDevice(queueCount: 1)
-            var queue = try Queue(descriptor: device.descriptor, file: 0, number: 0, depth: 4)
+            var queue = try Queue(descriptor: device.descriptor, number: 0, depth: 4)
             _ = queue.completed(result: 0)
         }
         await #expect(processExitsWith: .failure) {
             let device = try FakeQueueDevice(queueCount: 1)
-            var queue = try Queue(descriptor: device.descriptor, file: 0, number: 0, depth: 4)
+            var queue = try Queue(descriptor: device.descriptor, number: 0, depth: 4)
             var ring = try Ring(entries: 8, completions: 16)
             _ = queue.prepareCommit(&ring, tag: 0, result: 0, data: .none, userData: 0)
         }
@@ -207,7 +207,7 @@ private final class FakeQueueDevice {
     @Test func aFetchIsTheKernelsCommand() async {
         await #expect(processExitsWith: .success) {
             let device = try FakeQueueDevice(queueCount: 6)
-            var queue = try Queue(descriptor: device.descriptor, file: 0, number: 5, depth: 64)
+            var queue = try Queue(descriptor: device.descriptor, number: 5, depth: 64)
             var ring = try Ring(entries: 8, completions: 16)
             let entries = try SubmissionEntries()
             _ = queue.prepareFetch(
@@ -228,7 +228,7 @@ private final class FakeQueueDevice {
     @Test func automaticRegistrationNamesAPlace() async {
         await #expect(processExitsWith: .success) {
             let device = try FakeQueueDevice(queueCount: 1)
-            var queue = try Queue(descriptor: device.descriptor, file: 0, number: 0, depth: 64)
+            var queue = try Queue(descriptor: device.descriptor, number: 0, depth: 64)
             var ring = try Ring(entries: 8, completions: 16)
             let entries = try SubmissionEntries()
             _ = queue.prepareFetch(
@@ -246,7 +246,7 @@ private final class FakeQueueDevice {
     @Test func aRegistrationIsTheKernelsCommand() async {
         await #expect(processExitsWith: .success) {
             let device = try FakeQueueDevice(queueCount: 4)
-            let queue = try Queue(descriptor: device.descriptor, file: 0, number: 3, depth: 64)
+            let queue = try Queue(descriptor: device.descriptor, number: 3, depth: 64)
             var ring = try Ring(entries: 8, completions: 16)
             let entries = try SubmissionEntries()
             _ = queue.prepareRegister(&ring, tag: 9, place: 200, userData: 5)
@@ -272,7 +272,7 @@ private final class FakeQueueDevice {
     @Test func aCommitCarriesItsResult() async {
         await #expect(processExitsWith: .success) {
             let device = try FakeQueueDevice(queueCount: 1)
-            var queue = try Queue(descriptor: device.descriptor, file: 0, number: 0, depth: 64)
+            var queue = try Queue(descriptor: device.descriptor, number: 0, depth: 64)
             var ring = try Ring(entries: 8, completions: 16)
             let entries = try SubmissionEntries()
             for tag in UInt16(0)..<2 {
