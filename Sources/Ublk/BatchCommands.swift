@@ -8,8 +8,8 @@ import Uring
 struct BatchCommands {
     /// How an element of a list looks, which the data mode decides.
     private struct Format {
-        /// struct ublk_elem_header: tag, place in the buffer table, result; in copy mode the address
-        /// of the tag's buffer follows.
+        /// struct ublk_elem_header: tag, place in the buffer table, result; in copy mode the
+        /// address of the tag's buffer follows.
         let byteCount: Int
         /// UBLK_BATCH_F_*.
         let flags: UInt16

@@ -209,8 +209,8 @@ public struct Queue {
             address: list.address, userData: userData)
     }
 
-    /// Asks for requests, until the command ends; false if the ring is full. Each completion has the
-    /// tags of some requests in a provided buffer.
+    /// Asks for requests, until the command ends; false if the ring is full. Each completion has
+    /// the tags of some requests in a provided buffer.
     mutating func prepareFetches(_ ring: inout Ring, userData: UInt64) -> Bool {
         let tagBytes: UInt64 = 2
         guard

@@ -1,5 +1,5 @@
-/// As many elements as there ever will be, in memory of its owner's: nothing is counted, and nothing
-/// copied, when one is changed.
+/// As many elements as there ever will be, in memory of its owner's: nothing is counted, and
+/// nothing copied, when one is changed.
 struct Table<Element>: ~Copyable {
     private let base: UnsafeMutablePointer<Element>
     let count: Int

@@ -298,8 +298,8 @@ extension TagServer {
 // MARK: - Many at a time
 
 extension TagServer {
-    /// Tells the driver of the tags of the queues that are this thread's to prepare, and waits until
-    /// it knows.
+    /// Tells the driver of the tags of the queues that are this thread's to prepare, and waits
+    /// until it knows.
     private mutating func prepareTags() {
         for slot in slots.indices where preparesTags[Int(slots[slot].queue)] {
             batches[Int(slots[slot].queue)].add(

@@ -1,7 +1,8 @@
 import CLiburing
 
-// Memory that the kernel takes for what a multishot command delivers, and that whoever read it gives
-// back. A command that finds none left ends with ENOBUFS, and nothing is lost: it is sent again.
+// Memory that the kernel takes for what a multishot command delivers, and that whoever read it
+// gives back. A command that finds none left ends with ENOBUFS, and nothing is lost: it is sent
+// again.
 
 /// A ring's provided buffers: all of one length, in one group.
 struct ProvidedBuffers {
