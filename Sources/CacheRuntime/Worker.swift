@@ -102,8 +102,7 @@ struct WorkerTools: ~Copyable {
     init(_ limits: EngineLimits, placeMax: UInt32) throws(RingError) {
         var ring = try Ring(entries: 2048, completions: UInt32(WorkerTables.completionMax))
         try ring.registerFiles(count: WorkerFile.count)
-        // Without a table the kernel registers nothing: requests come by user copy.
-        if placeMax > 0 { try? ring.registerBuffers(count: placeMax) }
+        if placeMax > 0 { try ring.registerBuffers(count: placeMax) }
         guard
             let cleaning = BufferArena(
                 bufferBytes: limits.cleaningBatchBytes, count: limits.cleaningBatches)
