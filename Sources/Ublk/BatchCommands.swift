@@ -88,7 +88,7 @@ struct BatchCommands {
     mutating func ended(_ result: Int32) -> Int32 {
         precondition(isSending, "the end of a list that was not sent")
         isSending = false
-        if result == -EAGAIN || result == -EINTR { return 0 }
+        if result == -EAGAIN || result == -EINTR || result == -ENOMEM { return 0 }
         precondition(Int(max(result, 0)) % format.byteCount == 0, "a part of a result was taken")
         takenCount += result > 0 ? Int(result) / format.byteCount : 1
         precondition(takenCount <= sentCount, "more results were taken than sent")

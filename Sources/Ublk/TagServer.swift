@@ -43,6 +43,7 @@ struct TagServer: ~Copyable {
     var slots: Table<Slot>
     /// Whether the tags of each of `queues` are for this thread to tell the driver of.
     private let preparesTags: [Bool]
+    private let bufferOwner: TagBuffers
     private let buffers: UnsafeMutableRawPointer?
     private let bufferBytes: Int
     private let queueDepth: Int
@@ -90,6 +91,7 @@ struct TagServer: ~Copyable {
                 share.tags.map { Slot(queue: UInt16(place), tag: $0) }
             })
         preparesTags = shares.map(\.preparesTags)
+        bufferOwner = buffers
         self.buffers = buffers.base
         bufferBytes = buffers.byteCount
         queueDepth = buffers.queueDepth
@@ -178,7 +180,13 @@ struct TagServer: ~Copyable {
             // to return from there.
             let lists = giveBackMany()
             let wasDone = isDone
-            ring.submit(waitFor: lists + (wasDone ? 0 : 1))
+            let wanted = lists + (wasDone ? 0 : 1)
+            if lists > 0 {
+                // Of a list that is taken in part the rest has to go again, though nothing comes.
+                ring.submit(waitFor: wanted, secondsMax: 1)
+            } else {
+                ring.submit(waitFor: wanted)
+            }
             takeCompletions()
             // A request may have been on its way to us beside the end: looked for once more.
             if wasDone, isDone, hasNoResults { break }
@@ -194,7 +202,8 @@ struct TagServer: ~Copyable {
             if queues[place].serving > 0 { return false }
             isFetching = isFetching || queues[place].fetching > 0
         }
-        return !isFetching || ending.hasBegun
+        // In batches every thread has a command that fetches, which ends by itself.
+        return !isFetching || ending.hasFailed || batches.isEmpty && ending.hasBegun
     }
 
     private var hasNoResults: Bool {
@@ -301,11 +310,10 @@ extension TagServer {
     /// Tells the driver of the tags of the queues that are this thread's to prepare, and waits
     /// until it knows.
     private mutating func prepareTags() {
-        for slot in slots.indices where preparesTags[Int(slots[slot].queue)] {
-            batches[Int(slots[slot].queue)].add(
-                tag: slots[slot].tag, result: 0, data: data(UInt32(slot)))
-        }
         for place in queues.indices where preparesTags[place] {
+            for slot in slots.indices where Int(slots[slot].queue) == place {
+                batches[place].add(tag: slots[slot].tag, result: 0, data: data(UInt32(slot)))
+            }
             guard let list = batches[place].next(queue: queues[place].number) else { continue }
             mustFit(
                 queues[place].prepareTags(
@@ -341,8 +349,11 @@ extension TagServer {
         switch end.result {
         case -ENODEV: ending.begin()
         // No provided buffer was left; they are given back by now.
-        case 0..., -ENOBUFS, -EAGAIN, -EINTR: fetchMany(place)
-        default: refusal = -end.result
+        case 0..., -ENOBUFS, -EAGAIN, -EINTR, -ENOMEM: fetchMany(place)
+        default:
+            // Nobody would serve the queue: better no server than one that does not answer.
+            refusal = -end.result
+            ending.fail()
         }
     }
 

@@ -259,6 +259,18 @@ public struct Ring: ~Copyable {
         }
     }
 
+    /// The same, for so long at most: fewer may have come then.
+    public mutating func submit(waitFor count: UInt32, secondsMax: Int64) {
+        var limit = __kernel_timespec(tv_sec: secondsMax, tv_nsec: 0)
+        var first: UnsafeMutablePointer<io_uring_cqe>?
+        enterCount &+= 1
+        let result = io_uring_submit_and_wait_timeout(ring, &first, count, &limit, nil)
+        switch -result {
+        case ...0, 4, 11, 16, 62: return  // EINTR, EAGAIN, EBUSY, ETIME
+        default: preconditionFailure("io_uring_enter failed: \(-result)")
+        }
+    }
+
     /// Takes completions, as many as there are and fit.
     public mutating func drain(
         into taken: UnsafeMutablePointer<Completion>, capacity: Int

@@ -77,9 +77,14 @@ struct Quiesce: ParsableCommand {
 
     /// The server gives back what it has begun, and ends.
     private func awaitEnd(_ control: ControlDevice) throws {
-        for _ in 0..<timeout * 10 {
+        for attempt in 1...timeout * 10 {
             if try control.info(device: number).state != .live { return }
             usleep(100_000)
+            // The driver tells the server through the tags that it holds. If all of them were being
+            // served nobody heard of it; those that were given back since can be told now.
+            if attempt.isMultiple(of: 5) {
+                try? control.quiesce(device: number, milliseconds: 1000)
+            }
         }
         throw Failure(
             "the server of device \(number) has not ended in \(timeout) s; requests wait: delete "

@@ -92,6 +92,9 @@ struct ucas_ublk_descriptor {
 };
 _Static_assert(sizeof(struct ucas_ublk_descriptor) == 24, "ublksrv_io_desc");
 
+// A pipe that ends with this program (O_CLOEXEC): reading end, writing end. 0 or -errno.
+int ucas_pipe(int ends[2]);
+
 // Maps the descriptors of one queue read-only; NULL and errno if it fails.
 void *ucas_map_descriptors(int descriptor, uint64_t offset, uint64_t length);
 
