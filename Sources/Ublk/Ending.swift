@@ -4,8 +4,8 @@ import Synchronization
 
 /// Whether the driver has told any thread of a device that it ends; wakes the others then.
 ///
-/// Of a device that is quiesced the driver tells it through the tags that it holds at that moment: a
-/// thread whose tags were all being served would never hear of it.
+/// Of a device that is quiesced the driver tells it through the tags that it holds at that moment:
+/// a thread whose tags were all being served would never hear of it.
 final class Ending: Sendable {
     private enum Stage {
         static let serving = 0
