@@ -195,17 +195,22 @@ public struct Queue {
     func prepareTags(
         _ ring: inout Ring, _ list: (address: UInt64, low: UInt64), userData: UInt64
     ) -> Bool {
-        ring.prepareCommand(
-            descriptor: descriptor, operation: Self.prepareManyOperation, low: list.low, high: 0,
-            address: list.address, userData: userData)
+        prepareList(&ring, Self.prepareManyOperation, list, userData)
     }
 
     /// Gives back results.
     func prepareCommits(
         _ ring: inout Ring, _ list: (address: UInt64, low: UInt64), userData: UInt64
     ) -> Bool {
+        prepareList(&ring, Self.commitManyOperation, list, userData)
+    }
+
+    private func prepareList(
+        _ ring: inout Ring, _ operation: UInt32, _ list: (address: UInt64, low: UInt64),
+        _ userData: UInt64
+    ) -> Bool {
         ring.prepareCommand(
-            descriptor: descriptor, operation: Self.commitManyOperation, low: list.low, high: 0,
+            descriptor: descriptor, operation: operation, low: list.low, high: 0,
             address: list.address, userData: userData)
     }
 
