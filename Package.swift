@@ -56,7 +56,7 @@ let controlPlane: [Target] = [
     .target(
         name: "CasadmCore",
         dependencies: [
-            "ControlProtocol", "ControlClient", "CacheFormat", "CSpawn",
+            "ControlProtocol", "ControlClient", "CacheFormat", "CSpawn", "SystemFiles",
             .product(name: "ArgumentParser", package: "swift-argument-parser"),
         ], swiftSettings: house),
 ]

@@ -1,5 +1,6 @@
 import ControlProtocol
 import Glibc
+import SystemFiles
 
 /// Checks and names of device nodes.
 enum Devices {
@@ -15,7 +16,7 @@ enum Devices {
         guard type == S_IFBLK || type == S_IFREG else {
             throw Failure("Path \(path) does not describe a block device")
         }
-        if isListed(path, in: TextFile.read(fileSystemTable) ?? "") {
+        if isListed(path, in: readText(fileSystemTable) ?? "") {
             throw Failure("Device entry present in fstab, please remove it.")
         }
         return absolute
@@ -40,24 +41,6 @@ enum Devices {
     }
 }
 
-/// Small files of the system, such as those below /proc.
-enum TextFile {
-    static func read(_ path: String) -> String? {
-        let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { return nil }
-        defer { close(descriptor) }
-        var bytes: [UInt8] = []
-        var chunk = [UInt8](repeating: 0, count: 16384)
-        while true {
-            let count = Glibc.read(descriptor, &chunk, chunk.count)
-            if count < 0, errno == EINTR { continue }
-            guard count >= 0 else { return nil }
-            guard count > 0 else { return String(decoding: bytes, as: UTF8.self) }
-            bytes += chunk[..<count]
-        }
-    }
-}
-
 /// Who uses an exported device as a filesystem.
 struct Mounts {
     /// A line of `/proc/self/mountinfo`: the device's numbers and where it is mounted.
@@ -66,7 +49,7 @@ struct Mounts {
 
     /// Of this process.
     static func current() -> Mounts {
-        Mounts(table: TextFile.read("/proc/self/mountinfo") ?? "") { device in
+        Mounts(table: readText("/proc/self/mountinfo") ?? "") { device in
             Devices.resolved("/sys/dev/block/\(device)")
         }
     }

@@ -1,6 +1,7 @@
 import ControlClient
 import ControlProtocol
 import Glibc
+import SystemFiles
 
 /// Carries out requests.
 struct Runner {
@@ -135,7 +136,7 @@ extension Runner {
     /// The driver comes with the kernel and has no other version.
     private static func kernelDriver() -> String {
         guard access("/dev/ublk-control", F_OK) == 0 else { return "Not Loaded" }
-        return TextFile.read("/proc/sys/kernel/osrelease")?.split(separator: "\n").first
+        return readText("/proc/sys/kernel/osrelease")?.split(separator: "\n").first
             .map(String.init) ?? "Unknown"
     }
 }
